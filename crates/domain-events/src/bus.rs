@@ -1,0 +1,193 @@
+//! The port of buses: publish, subscribe, start, stop, ask.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    AppendError, BusStatistics, ConfigError, EncodeError, NewEvent, Receipt, RegistryError,
+    StoreError, Subscription,
+};
+
+/// An event that was not published. Nothing of a failed call was recorded or delivered, except
+/// where [`AppendError::OutcomeUnknown`] says that nobody can know.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The bus has not been started.
+    #[error("the event was not published: the bus is not started")]
+    NotStarted,
+    /// The bus is stopping or stopped.
+    #[error("the event was not published: the bus is stopped")]
+    Stopped,
+    /// There was no room, and the call was not to wait for any.
+    #[error("the event was not published: the queue of {capacity} events is full")]
+    Full {
+        /// How many events the queue holds.
+        capacity: usize,
+        /// The events, given back.
+        events: Vec<NewEvent>,
+    },
+    /// The batch can never fit into the queue of a volatile bus.
+    #[error("the batch of {batch} events was not published: the queue holds {capacity}")]
+    BatchTooLarge {
+        /// How many events the batch has.
+        batch: usize,
+        /// How many events the queue holds.
+        capacity: usize,
+    },
+    /// A name of the event is empty or too long.
+    #[error("the event was not published")]
+    Name(#[source] ConfigError),
+    /// The event could not be written as JSON.
+    #[error("the event was not published")]
+    Encode(#[source] EncodeError),
+    /// A volatile bus has no history to expect a version of.
+    #[error("the event was not published: a bus without a store knows no versions")]
+    VersionWithoutStore,
+    /// The log refused the event or failed.
+    #[error("the event was not published")]
+    Append(#[source] AppendError),
+}
+
+/// A bus that did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// It is running already, or was stopped.
+    #[error("the bus was not started: it was started before")]
+    AlreadyStarted,
+    /// The store could not be read.
+    #[error("the bus was not started")]
+    Store(#[source] StoreError),
+}
+
+/// A subscription that was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// Another subscription has the name.
+    #[error("the subscription was not made: its name {0:?} is taken")]
+    DuplicateName(Arc<str>),
+    /// The subscription, or its event type, cannot work.
+    #[error("the subscription {name:?} was not made")]
+    Invalid {
+        /// The subscription's name.
+        name: Arc<str>,
+        /// What cannot work.
+        source: RegistryError,
+    },
+    /// The store could not record or read the subscription.
+    #[error("the subscription was not made")]
+    Store(#[source] StoreError),
+    /// The subscription is behind the log, and this bus lets such ones join only before its start.
+    #[error("the subscription {0:?} was not made: it is behind the log and the bus is running")]
+    BehindTheLog(Arc<str>),
+    /// The bus is stopped.
+    #[error("the subscription was not made: the bus is stopped")]
+    Stopped,
+}
+
+/// A wait that would never end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The caller is a handler of the bus, and would wait for itself (L4).
+    #[error("not waited: the call came from inside a handler")]
+    InsideHandler,
+    /// The event was in the log before the call that published it again.
+    #[error("not waited: the event was in the log before, its deliveries are not followed")]
+    NotFollowed,
+}
+
+/// A bus that was not stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// The caller is a handler of the bus, and would wait for itself (L4).
+    #[error("the bus was not stopped: the call came from inside a handler")]
+    InsideHandler,
+}
+
+/// What a stop found and left (L2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopReport {
+    /// Deliveries that ended between the call and the deadline.
+    pub drained: u64,
+    /// Deliveries left for the next start (durable).
+    pub left_in_log: u64,
+    /// Deliveries that no one will make (volatile).
+    pub abandoned: u64,
+    /// Attempts that the deadline cut off; they count as not made.
+    pub cut_off: u64,
+    /// What kept the last progress from being saved, if anything did.
+    pub unsaved: Option<String>,
+}
+
+/// A bus that carries events to subscriptions. Object-safe: hold it as `Arc<dyn EventBus>`.
+#[async_trait]
+pub trait EventBus: Send + Sync {
+    /// Starts the bus; returns when every worker runs, and recovery has begun (L1, R4).
+    ///
+    /// # Errors
+    /// When the bus was started before, or the store cannot be read.
+    async fn start(&self) -> Result<(), StartError>;
+
+    /// Stops the bus: refuses new events, drains until `deadline`, saves progress (L2).
+    ///
+    /// Stopping twice is harmless; the second report is empty.
+    ///
+    /// # Errors
+    /// From inside a handler, which it would wait for.
+    async fn stop(&self, deadline: Duration) -> Result<StopReport, StopError>;
+
+    /// Publishes one event, waiting for room (P1, P4). Durable: `Ok` comes after the commit.
+    ///
+    /// # Errors
+    /// [`PublishError`] says what did not happen.
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    async fn publish(&self, event: NewEvent) -> Result<Receipt, PublishError>;
+
+    /// Publishes events atomically and consecutively (P3).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); no event of the batch is published then.
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the batch or touched nothing.
+    async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError>;
+
+    /// Publishes one event if there is room now, else gives it back in the error (P4).
+    ///
+    /// # Errors
+    /// [`PublishError::Full`] with the event, or as [`publish`](Self::publish).
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    async fn try_publish(&self, event: NewEvent) -> Result<Receipt, PublishError>;
+
+    /// Adds a subscription, before or after the start (L4).
+    ///
+    /// # Errors
+    /// When the name is taken, or the subscription cannot work.
+    async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError>;
+
+    /// Removes a subscription and waits for its running attempts; from inside one of its handlers
+    /// it does not wait (L4). Returns whether there was one of the name.
+    async fn unsubscribe(&self, name: &str) -> bool;
+
+    /// Waits until nothing is queued, running, waiting for a retry or behind in the log, and
+    /// progress is saved (L3).
+    ///
+    /// # Errors
+    /// From inside a handler, which it would wait for.
+    ///
+    /// # Cancellation
+    /// Dropping the future changes nothing.
+    async fn wait_idle(&self) -> Result<(), WaitError>;
+
+    /// The counters of the bus at this moment (N1).
+    fn statistics(&self) -> BusStatistics;
+}

@@ -1,0 +1,124 @@
+//! What a handler knows of the attempt it is in, and how it publishes.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use crate::{BoxFuture, EventEnvelope, EventId, NewEvent, PublishError, Receipt};
+
+/// What is known about one attempt (R5).
+#[derive(Clone, Debug)]
+pub struct AttemptInfo {
+    /// The name of the subscription.
+    pub subscription: Arc<str>,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// Whether an earlier run of the program may have handled the event already: it ended
+    /// uncleanly, and had seen the event.
+    pub may_be_repeat: bool,
+    /// Whether the attempt replays a dead letter.
+    pub is_replay: bool,
+}
+
+/// The way by which a handler's events go to its bus; implemented by buses.
+pub trait HandlerPublisher: Send + Sync {
+    /// Publishes `events` atomically, never waiting for room that only the handler could free (P5).
+    fn publish_from_handler(
+        &self,
+        events: Vec<NewEvent>,
+    ) -> BoxFuture<'static, Result<Vec<Receipt>, PublishError>>;
+}
+
+struct Inner {
+    envelope: Arc<EventEnvelope>,
+    info: AttemptInfo,
+    published: AtomicU32,
+    publisher: Arc<dyn HandlerPublisher>,
+}
+
+/// What a handler knows of its attempt, and its way to publish: a cheap clone.
+#[derive(Clone)]
+pub struct HandlerContext(Arc<Inner>);
+
+impl HandlerContext {
+    /// The context of an attempt; made by buses.
+    pub fn new(
+        envelope: Arc<EventEnvelope>,
+        info: AttemptInfo,
+        publisher: Arc<dyn HandlerPublisher>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            envelope,
+            info,
+            published: AtomicU32::new(0),
+            publisher,
+        }))
+    }
+
+    /// The handled event's envelope.
+    pub fn envelope(&self) -> &Arc<EventEnvelope> {
+        &self.0.envelope
+    }
+
+    /// Attempt number, subscription, and whether this may be a repeat or is a replay.
+    pub fn info(&self) -> &AttemptInfo {
+        &self.0.info
+    }
+
+    /// The number of the attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.0.info.attempt
+    }
+
+    /// Publishes an event that follows from the handled one (P9).
+    ///
+    /// Correlation and causation are those of the handled event, and the id is derived from it,
+    /// unless given; so a repeated attempt finds its event already there. Never waits for room
+    /// that only the handler could free (P5).
+    ///
+    /// # Errors
+    /// As [`EventBus::publish`](crate::EventBus::publish).
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    pub async fn publish(&self, event: impl Into<NewEvent>) -> Result<Receipt, PublishError> {
+        let events = vec![event.into()];
+        let mut receipts = self.publish_all(events).await?;
+        Ok(receipts.swap_remove(0))
+    }
+
+    /// Publishes events that follow from the handled one, all or none, and consecutive (P3, P9).
+    ///
+    /// # Errors
+    /// As [`EventBus::publish_all`](crate::EventBus::publish_all).
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the events or touched nothing.
+    pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
+        let Inner {
+            envelope,
+            info,
+            published,
+            publisher,
+        } = &*self.0;
+        let events = events.into_iter().map(|event| {
+            let number = published.fetch_add(1, Ordering::Relaxed) + 1;
+            let id = EventId::derived(envelope.id(), &info.subscription, number);
+            event.caused_by(envelope, id)
+        });
+        publisher.publish_from_handler(events.collect()).await
+    }
+}
+
+impl fmt::Debug for HandlerContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerContext")
+            .field("event", &self.0.envelope.id())
+            .field("info", &self.0.info)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! The port of delivery state: progress, retries, blocked aggregates, dead letters.
+//!
+//! Success is the absence of a row (R2): a subscription's [`Progress`] says how far it has come,
+//! and only what deviates — a delivery that waits for a retry, an aggregate that is blocked behind
+//! one, a dead letter — is kept one by one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{AggregateRef, EventId, Position, StartFrom, StoreError, Timestamp};
+
+/// A subscription's number in one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(i64);
+
+impl SubscriptionId {
+    /// The id with this number.
+    pub const fn new(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// The number of the id.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+/// How far a subscription has come (R1, R3): every position up to `through` is finished, covered by
+/// an exception, or one of `unfinished`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last position that was looked at.
+    pub through: Position,
+    /// Positions up to `through` that are still to be finished, ascending.
+    pub unfinished: Vec<Position>,
+}
+
+/// A delivery that failed and will be attempted again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingDelivery {
+    /// The event.
+    pub position: Position,
+    /// The event's aggregate.
+    pub aggregate: AggregateRef,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When the first attempt began.
+    pub first_attempt_at: Timestamp,
+    /// When the next attempt is due.
+    pub due_at: Timestamp,
+    /// Why the last attempt failed.
+    pub last_error: String,
+}
+
+/// An aggregate whose later events wait, for one subscription, until an earlier one is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockedAggregate {
+    /// The aggregate.
+    pub aggregate: AggregateRef,
+    /// Its first event that the subscription has not finished.
+    pub from: Position,
+}
+
+/// Why a delivery was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeadLetterReason {
+    /// The last allowed attempt failed.
+    AttemptsExhausted,
+    /// The handler said that it will never succeed.
+    Permanent,
+    /// The event could not be read.
+    Unreadable,
+}
+
+impl DeadLetterReason {
+    /// The reason as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AttemptsExhausted => "attempts-exhausted",
+            Self::Permanent => "permanent",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// The reason that is stored as `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::AttemptsExhausted, Self::Permanent, Self::Unreadable]
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+    }
+}
+
+/// A delivery given up, kept for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The name of the subscription.
+    pub subscription: Arc<str>,
+    /// The event; `None` on a volatile bus.
+    pub position: Option<Position>,
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's type.
+    pub event_type: String,
+    /// The event's aggregate.
+    pub aggregate: AggregateRef,
+    /// Why it was given up.
+    pub reason: DeadLetterReason,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// Why the last attempt failed; at most 4 KiB.
+    pub error: String,
+    /// When the first attempt began.
+    pub first_attempt_at: Timestamp,
+    /// When it was given up.
+    pub dead_at: Timestamp,
+}
+
+/// A subscription as the store keeps it.
+#[derive(Clone, Debug)]
+pub struct SubscriptionState {
+    /// Its number in the store.
+    pub id: SubscriptionId,
+    /// How far it has come.
+    pub progress: Progress,
+    /// Deliveries that wait for their next attempt.
+    pub waiting: Vec<WaitingDelivery>,
+    /// Aggregates that are blocked.
+    pub blocked: Vec<BlockedAggregate>,
+}
+
+/// A name to be known to the store, and where it starts if it is new.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The subscription's stable name.
+    pub name: Arc<str>,
+    /// Where it starts if the store does not know it.
+    pub start_from: StartFrom,
+}
+
+/// What the store knows at the beginning of a run.
+#[derive(Clone, Debug)]
+pub struct RunState {
+    /// Whether the run before this one ended with [`DeliveryChange::RunEnded`], or none was.
+    pub after_clean_end: bool,
+    /// The last position of the log.
+    pub head: Position,
+    /// One state for each registration, in their order.
+    pub subscriptions: Vec<SubscriptionState>,
+}
+
+/// One change of the delivery state.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum DeliveryChange {
+    /// A subscription has come this far.
+    Progressed(SubscriptionId, Progress),
+    /// An attempt failed and another one follows; replaces what was known of the delivery.
+    Waiting(SubscriptionId, WaitingDelivery),
+    /// A delivery that was waiting is finished.
+    Finished(SubscriptionId, Position),
+    /// A delivery was given up; it no longer waits.
+    Dead(SubscriptionId, DeadLetter),
+    /// An aggregate is blocked from this position on; replaces what was known of it.
+    Blocked(SubscriptionId, BlockedAggregate),
+    /// An aggregate is no longer blocked.
+    Unblocked(SubscriptionId, AggregateRef),
+    /// The run ends cleanly.
+    RunEnded,
+}
+
+/// Changes that are committed together.
+pub type DeliveryChanges = Vec<DeliveryChange>;
+
+/// What is called when changes are committed or failed; as [`AppendDone`](crate::AppendDone).
+pub type ChangesDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// The delivery state of all subscriptions. Implemented by stores.
+#[async_trait]
+pub trait DeliveryStore: Send + Sync {
+    /// Begins a run: makes the names known and returns what is known of them, committed (D8).
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError>;
+
+    /// Makes one more name known during a run.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    async fn register(&self, registration: Registration) -> Result<SubscriptionState, StoreError>;
+
+    /// Hands over changes, committed together and in the order of the calls, appends included.
+    ///
+    /// `done` is called exactly once, also where the store fails or is closed.
+    fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone);
+
+    /// Up to `limit` dead letters, oldest first, of one subscription or of all.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn dead_letters(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
+}

@@ -1,0 +1,319 @@
+//! An event with everything known about it, before and after it is in the log.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use crate::{
+    AggregateRef, CorrelationId, DecodeError, DomainEvent, EncodeError, Event, EventId,
+    ExpectedVersion, Position, Recorded, Timestamp, Urgency, Version, id::Name, payload::Payload,
+};
+
+/// What is known about an event besides its content: its place in a chain, and free entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventMetadata {
+    /// What all events that follow from one beginning share.
+    pub correlation_id: CorrelationId,
+    /// The event whose handling published this one.
+    pub causation_id: Option<EventId>,
+    /// What the application wants to know of the event.
+    pub entries: BTreeMap<String, String>,
+}
+
+/// An event with everything known about it. It never changes once it is published.
+pub struct EventEnvelope {
+    id: EventId,
+    event_type: Name,
+    schema_version: u32,
+    aggregate: AggregateRef,
+    urgency: Urgency,
+    metadata: EventMetadata,
+    occurred_at: Timestamp,
+    recorded: Option<Recorded>,
+    damaged: bool,
+    payload: Payload,
+}
+
+impl EventEnvelope {
+    /// An envelope read back from a log: `payload` is the JSON that was stored.
+    #[expect(clippy::too_many_arguments, reason = "one argument a column")]
+    pub fn from_log(
+        id: EventId,
+        event_type: &Arc<str>,
+        schema_version: u32,
+        aggregate: AggregateRef,
+        urgency: Urgency,
+        metadata: EventMetadata,
+        occurred_at: Timestamp,
+        recorded: Recorded,
+        payload: Box<[u8]>,
+    ) -> Self {
+        Self {
+            id,
+            event_type: Name::Shared(Arc::clone(event_type)),
+            schema_version,
+            aggregate,
+            urgency,
+            metadata,
+            occurred_at,
+            recorded: Some(recorded),
+            damaged: false,
+            payload: Payload::json(payload),
+        }
+    }
+
+    /// Marks an envelope whose stored checksum does not match: it cannot be decoded.
+    #[must_use]
+    pub fn damaged(self) -> Self {
+        Self {
+            damaged: true,
+            ..self
+        }
+    }
+
+    /// Notes where the log has put the event.
+    #[must_use]
+    pub fn with_recorded(self, recorded: Recorded) -> Self {
+        Self {
+            recorded: Some(recorded),
+            ..self
+        }
+    }
+
+    /// The event's id.
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// The stable name of the event's type.
+    pub fn event_type(&self) -> &str {
+        self.event_type.as_str()
+    }
+
+    /// The version of the payload's schema.
+    pub fn schema_version(&self) -> u32 {
+        self.schema_version
+    }
+
+    /// The aggregate that raised the event.
+    pub fn aggregate(&self) -> &AggregateRef {
+        &self.aggregate
+    }
+
+    /// The event's urgency (D5).
+    pub fn urgency(&self) -> Urgency {
+        self.urgency
+    }
+
+    /// Correlation, causation and free entries.
+    pub fn metadata(&self) -> &EventMetadata {
+        &self.metadata
+    }
+
+    /// When the event happened, by the clock of whoever published it.
+    pub fn occurred_at(&self) -> Timestamp {
+        self.occurred_at
+    }
+
+    /// Place and time in the log; `None` on a volatile bus.
+    pub fn recorded(&self) -> Option<Recorded> {
+        self.recorded
+    }
+
+    /// The place in the whole log; `None` on a volatile bus.
+    pub fn position(&self) -> Option<Position> {
+        self.recorded.map(|recorded| recorded.position)
+    }
+
+    /// The place in the aggregate's history; `None` on a volatile bus.
+    pub fn version(&self) -> Option<Version> {
+        self.recorded.map(|recorded| recorded.version)
+    }
+
+    /// The payload as JSON; encoded at the first call where the event came typed.
+    ///
+    /// # Errors
+    /// When the event's `Serialize` fails or panics' place is taken by an error of its own.
+    pub fn payload(&self) -> Result<&[u8], EncodeError> {
+        self.payload.encoded(self.event_type())
+    }
+
+    /// The typed event; decoded at the first call where the event came from the log.
+    ///
+    /// # Errors
+    /// When the event is of another type, damaged, or its payload is not JSON of `E`.
+    pub fn typed<E: DomainEvent>(self: &Arc<Self>) -> Result<Event<E>, DecodeError> {
+        if self.event_type() != E::EVENT_TYPE {
+            return Err(DecodeError::OtherType {
+                expected: E::EVENT_TYPE.to_owned(),
+                actual: self.event_type().to_owned(),
+            });
+        }
+        if self.damaged {
+            return Err(DecodeError::Damaged);
+        }
+        Ok(Event::new(self.payload.decoded()?, Arc::clone(self)))
+    }
+}
+
+impl fmt::Debug for EventEnvelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Payloads and free entries never appear in logs.
+        f.debug_struct("EventEnvelope")
+            .field("id", &self.id)
+            .field("event_type", &self.event_type())
+            .field("aggregate", &self.aggregate)
+            .field("position", &self.position())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An event on its way to a bus or a store, with what the publisher wants to say about it.
+///
+/// Every `DomainEvent` is one by `into()`; what is not said is filled in at the publishing.
+pub struct NewEvent {
+    id: Option<EventId>,
+    correlation_id: Option<CorrelationId>,
+    causation_id: Option<EventId>,
+    entries: BTreeMap<String, String>,
+    occurred_at: Option<Timestamp>,
+    urgency: Urgency,
+    expected: ExpectedVersion,
+    event_type: &'static str,
+    schema_version: u32,
+    aggregate: AggregateRef,
+    payload: Payload,
+}
+
+impl NewEvent {
+    /// `event`, with everything else left to be filled in.
+    pub fn new<E: DomainEvent>(event: E) -> Self {
+        Self {
+            id: None,
+            correlation_id: None,
+            causation_id: None,
+            entries: BTreeMap::new(),
+            occurred_at: None,
+            urgency: E::URGENCY,
+            expected: ExpectedVersion::Any,
+            event_type: E::EVENT_TYPE,
+            schema_version: E::SCHEMA_VERSION,
+            aggregate: AggregateRef::of_static(E::AGGREGATE_TYPE, &event.aggregate_id()),
+            payload: Payload::typed(Arc::new(event)),
+        }
+    }
+
+    /// Gives the event's id: publishing the same event again finds it in the log (P6).
+    #[must_use]
+    pub fn id(self, id: EventId) -> Self {
+        Self {
+            id: Some(id),
+            ..self
+        }
+    }
+
+    /// Makes the event part of a chain.
+    #[must_use]
+    pub fn correlation_id(self, id: CorrelationId) -> Self {
+        Self {
+            correlation_id: Some(id),
+            ..self
+        }
+    }
+
+    /// Names the event that this one follows from.
+    #[must_use]
+    pub fn causation_id(self, id: EventId) -> Self {
+        Self {
+            causation_id: Some(id),
+            ..self
+        }
+    }
+
+    /// Adds a free entry to the metadata.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.entries.insert(key.into(), value.into());
+        self
+    }
+
+    /// Gives the moment at which the event happened, where that is not now.
+    #[must_use]
+    pub fn occurred_at(self, at: Timestamp) -> Self {
+        Self {
+            occurred_at: Some(at),
+            ..self
+        }
+    }
+
+    /// Overrides the urgency of the event's type (D5).
+    #[must_use]
+    pub fn urgency(self, urgency: Urgency) -> Self {
+        Self { urgency, ..self }
+    }
+
+    /// Requires something of the aggregate's history (P6).
+    #[must_use]
+    pub fn expect(self, expected: ExpectedVersion) -> Self {
+        Self { expected, ..self }
+    }
+
+    /// What the event requires of its aggregate's history.
+    pub fn expected(&self) -> ExpectedVersion {
+        self.expected
+    }
+
+    /// The event's type.
+    pub fn event_type(&self) -> &'static str {
+        self.event_type
+    }
+
+    /// The aggregate that raised the event.
+    pub fn aggregate(&self) -> &AggregateRef {
+        &self.aggregate
+    }
+
+    /// Fills in what an event published by a handler inherits from the one handled (P9).
+    pub(crate) fn caused_by(self, cause: &EventEnvelope, id: EventId) -> Self {
+        Self {
+            id: self.id.or(Some(id)),
+            correlation_id: self.correlation_id.or(Some(cause.metadata.correlation_id)),
+            causation_id: self.causation_id.or(Some(cause.id)),
+            ..self
+        }
+    }
+
+    /// The envelope of the event, everything left open filled in; not yet recorded.
+    pub fn seal(self) -> EventEnvelope {
+        let id = self.id.unwrap_or_else(EventId::new);
+        EventEnvelope {
+            id,
+            event_type: Name::Static(self.event_type),
+            schema_version: self.schema_version,
+            aggregate: self.aggregate,
+            urgency: self.urgency,
+            metadata: EventMetadata {
+                correlation_id: self.correlation_id.unwrap_or_else(|| id.into()),
+                causation_id: self.causation_id,
+                entries: self.entries,
+            },
+            occurred_at: self.occurred_at.unwrap_or_else(Timestamp::now),
+            recorded: None,
+            damaged: false,
+            payload: self.payload,
+        }
+    }
+}
+
+impl<E: DomainEvent> From<E> for NewEvent {
+    fn from(event: E) -> Self {
+        Self::new(event)
+    }
+}
+
+impl fmt::Debug for NewEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewEvent")
+            .field("event_type", &self.event_type)
+            .field("aggregate", &self.aggregate)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,68 @@
+#![doc = include_str!("../README.md")]
+
+mod event;
+pub use event::{DomainEvent, Event};
+
+mod id;
+pub use id::{AggregateRef, CorrelationId, EventId};
+
+mod place;
+pub use place::{ExpectedVersion, Position, Recorded, Version};
+
+mod timestamp;
+pub use timestamp::Timestamp;
+
+mod rank;
+pub use rank::{Priority, Urgency};
+
+mod envelope;
+pub use envelope::{EventEnvelope, EventMetadata, NewEvent};
+
+mod payload;
+pub use payload::{DecodeError, EncodeError};
+
+mod registry;
+pub use registry::{EventRegistry, RegistryError};
+
+mod handler;
+pub use handler::{EventHandler, HandlerError, Verdict};
+
+mod context;
+pub use context::{AttemptInfo, HandlerContext, HandlerPublisher};
+
+mod retry;
+pub use retry::RetryPolicy;
+
+mod subscription;
+pub use subscription::{BoxFuture, StartFrom, Subscription};
+
+mod config;
+pub use config::{ConfigError, MAX_NAME_BYTES};
+
+mod bus;
+pub use bus::{
+    EventBus, PublishError, StartError, StopError, StopReport, SubscribeError, WaitError,
+};
+
+mod receipt;
+pub use receipt::{DeliveryOutcome, Handled, Handling, Receipt};
+
+mod promise;
+
+mod store;
+pub use store::{
+    Append, AppendDone, AppendError, Appended, EventStore, StoreError, StoreErrorKind,
+};
+
+mod deliveries;
+pub use deliveries::{
+    BlockedAggregate, ChangesDone, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryChanges,
+    DeliveryStore, Progress, Registration, RunState, SubscriptionId, SubscriptionState,
+    WaitingDelivery,
+};
+
+mod statistics;
+pub use statistics::{BusStatistics, Latency, SubscriptionStatistics};
+
+#[cfg(feature = "derive")]
+pub use domain_events_derive::DomainEvent;
