@@ -65,4 +65,5 @@ mod statistics;
 pub use statistics::{BusStatistics, Latency, SubscriptionStatistics};
 
 #[cfg(feature = "derive")]
+#[doc = include_str!("derive.md")]
 pub use domain_events_derive::DomainEvent;
