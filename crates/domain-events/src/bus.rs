@@ -80,9 +80,6 @@ pub enum SubscribeError {
     /// The store could not record or read the subscription.
     #[error("the subscription was not made")]
     Store(#[source] StoreError),
-    /// The subscription is behind the log, and this bus lets such ones join only before its start.
-    #[error("the subscription {0:?} was not made: it is behind the log and the bus is running")]
-    BehindTheLog(Arc<str>),
     /// The bus is stopped.
     #[error("the subscription was not made: the bus is stopped")]
     Stopped,

@@ -17,7 +17,11 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// The error that `field` is `value` where only `allowed` works.
-    pub fn new(field: impl Into<String>, value: impl ToString, allowed: impl Into<String>) -> Self {
+    pub fn new(
+        field: impl Into<String>,
+        value: impl std::fmt::Display,
+        allowed: impl Into<String>,
+    ) -> Self {
         Self {
             field: field.into(),
             value: value.to_string(),

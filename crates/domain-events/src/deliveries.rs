@@ -176,6 +176,9 @@ pub type DeliveryChanges = Vec<DeliveryChange>;
 /// What is called when changes are committed or failed; as [`AppendDone`](crate::AppendDone).
 pub type ChangesDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// What is called when a registration is committed or failed; as [`AppendDone`](crate::AppendDone).
+pub type RegistrationDone = Box<dyn FnOnce(Result<SubscriptionState, StoreError>) + Send>;
+
 /// The delivery state of all subscriptions. Implemented by stores.
 #[async_trait]
 pub trait DeliveryStore: Send + Sync {
@@ -185,11 +188,10 @@ pub trait DeliveryStore: Send + Sync {
     /// When the store cannot be read or written.
     async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError>;
 
-    /// Makes one more name known during a run.
-    ///
-    /// # Errors
-    /// When the store cannot be read or written.
-    async fn register(&self, registration: Registration) -> Result<SubscriptionState, StoreError>;
+    /// Makes one more name known during a run; `done` is called in the order of the log (as for
+    /// [`EventStore::submit`](crate::EventStore::submit)), so that the caller knows exactly which
+    /// events came before.
+    fn submit_registration(&self, registration: Registration, done: RegistrationDone);
 
     /// Hands over changes, committed together and in the order of the calls, appends included.
     ///

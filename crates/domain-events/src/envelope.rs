@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
-    AggregateRef, CorrelationId, DecodeError, DomainEvent, EncodeError, Event, EventId,
-    ExpectedVersion, Position, Recorded, Timestamp, Urgency, Version, id::Name, payload::Payload,
+    AggregateRef, ConfigError, CorrelationId, DecodeError, DomainEvent, EncodeError, Event,
+    EventId, ExpectedVersion, Position, Recorded, Timestamp, Urgency, Version, config::check_name,
+    id::Name, payload::Payload,
 };
 
 /// What is known about an event besides its content: its place in a chain, and free entries.
@@ -131,7 +132,7 @@ impl EventEnvelope {
     /// The payload as JSON; encoded at the first call where the event came typed.
     ///
     /// # Errors
-    /// When the event's `Serialize` fails or panics' place is taken by an error of its own.
+    /// When the event's `Serialize` fails.
     pub fn payload(&self) -> Result<&[u8], EncodeError> {
         self.payload.encoded(self.event_type())
     }
@@ -269,6 +270,15 @@ impl NewEvent {
     /// The aggregate that raised the event.
     pub fn aggregate(&self) -> &AggregateRef {
         &self.aggregate
+    }
+
+    /// Checks the names of the event's type and of its aggregate's type.
+    ///
+    /// # Errors
+    /// When one is empty or over 255 bytes.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_name("EVENT_TYPE", self.event_type)?;
+        check_name("AGGREGATE_TYPE", self.aggregate.aggregate_type())
     }
 
     /// Fills in what an event published by a handler inherits from the one handled (P9).

@@ -57,8 +57,8 @@ pub use store::{
 mod deliveries;
 pub use deliveries::{
     BlockedAggregate, ChangesDone, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryChanges,
-    DeliveryStore, Progress, Registration, RunState, SubscriptionId, SubscriptionState,
-    WaitingDelivery,
+    DeliveryStore, Progress, Registration, RegistrationDone, RunState, SubscriptionId,
+    SubscriptionState, WaitingDelivery,
 };
 
 mod statistics;

@@ -41,7 +41,9 @@ fn settle<T>(shared: &Shared<T>, outcome: State<T>) {
         let waker = waker.take();
         *state = outcome;
         drop(state);
-        waker.map(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
