@@ -101,6 +101,10 @@ mod tests {
         implementation(&input).unwrap_err().to_string()
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers pass what they quote"
+    )]
     fn refusal_of_keys(keys: TokenStream) -> String {
         refusal(quote! { #[domain_event(#keys)] struct Placed { order: String } })
     }
