@@ -1,0 +1,34 @@
+//! The files of the workspace.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+/// All files and symbolic links under `folder`, sorted; links are not followed.
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in entries(folder)? {
+        let kind = fs::symlink_metadata(&entry)?.file_type();
+        if kind.is_dir() {
+            found.extend(files(&entry)?);
+        } else {
+            found.push(entry);
+        }
+    }
+    Ok(found)
+}
+
+/// What is in `folder`, sorted.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("{} could not be read", folder.display());
+    let mut entries = fs::read_dir(folder)
+        .with_context(context)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()
+        .with_context(context)?;
+    entries.sort();
+    Ok(entries)
+}
