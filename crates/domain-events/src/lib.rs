@@ -48,6 +48,9 @@ mod receipt;
 pub use receipt::{DeliveryOutcome, Handled, Handling, Receipt};
 
 mod promise;
+// For the crates of this workspace: stores answer from threads of their own, under any runtime.
+#[doc(hidden)]
+pub use promise::{Awaited, Promise, promise};
 
 mod store;
 pub use store::{

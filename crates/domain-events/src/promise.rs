@@ -1,6 +1,7 @@
 //! A value that one side gives once and the other awaits, under any runtime.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -15,17 +16,24 @@ enum State<T> {
 type Shared<T> = Arc<Mutex<State<T>>>;
 
 /// The giving and the awaiting side of a value to come.
-pub(crate) fn promise<T>() -> (Promise<T>, Awaited<T>) {
+pub fn promise<T>() -> (Promise<T>, Awaited<T>) {
     let shared = Arc::new(Mutex::new(State::Open(None)));
     (Promise(Arc::clone(&shared)), Awaited(shared))
 }
 
 /// The side that gives the value; dropped without it, the promise is broken.
-pub(crate) struct Promise<T>(Shared<T>);
+pub struct Promise<T>(Shared<T>);
 
 impl<T> Promise<T> {
-    pub(crate) fn keep(self, value: T) {
+    /// Gives the value.
+    pub fn keep(self, value: T) {
         settle(&self.0, State::Kept(value));
+    }
+}
+
+impl<T> fmt::Debug for Promise<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Promise")
     }
 }
 
@@ -48,7 +56,14 @@ fn settle<T>(shared: &Shared<T>, outcome: State<T>) {
 }
 
 /// The side that awaits the value: `None` where the promise is broken.
-pub(crate) struct Awaited<T>(Shared<T>);
+#[must_use = "nothing is awaited by itself"]
+pub struct Awaited<T>(Shared<T>);
+
+impl<T> fmt::Debug for Awaited<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Awaited")
+    }
+}
 
 impl<T> Future for Awaited<T> {
     type Output = Option<T>;

@@ -111,7 +111,7 @@ pub enum AppendError {
     IdTaken {
         /// The id.
         id: EventId,
-        /// Where the other event is.
+        /// Where the other event is; zero where it is in the same batch.
         position: Position,
     },
     /// Some events of the batch are in the log, others are not (P6).
