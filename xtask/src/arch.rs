@@ -3,13 +3,12 @@
 mod arrows;
 mod graph;
 mod migrations;
+mod packages;
 mod sources;
 mod tree;
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use cargo_metadata::{CargoOpt, Metadata, MetadataCommand};
+use cargo_metadata::{CargoOpt, MetadataCommand};
 
 use crate::step;
 
@@ -32,10 +31,11 @@ pub(crate) fn run() -> Result<()> {
     forbid(&migrations::violations(root)?)?;
 
     build_language_alone()?;
-    build_from_packages(&metadata, root)?;
+    packages::build(&metadata)?;
     migrations::build_without_symlinks(&metadata)
 }
 
+/// Fails with the first violation, after the others are printed.
 fn forbid(violations: &[String]) -> Result<()> {
     match violations {
         [] => Ok(()),
@@ -58,28 +58,4 @@ fn build_language_alone() -> Result<()> {
         "--no-default-features",
     ]))?;
     step::run(&mut step::cargo(["check", "--package", "domain-events"]))
-}
-
-/// The store and what it needs of ours, each from its own package.
-fn build_from_packages(metadata: &Metadata, root: &Path) -> Result<()> {
-    let mut package = step::cargo(["package", "--allow-dirty", "--target-dir"]);
-    package.arg(&metadata.target_directory);
-    for name in [
-        "domain-events-derive",
-        "domain-events",
-        "event-testkit",
-        migrations::STORE,
-    ] {
-        package.args(["--package", name]);
-    }
-    step::run(&mut package)?;
-
-    let (_, files) = step::output(&mut step::cargo([
-        "package",
-        "--list",
-        "--allow-dirty",
-        "--package",
-        migrations::STORE,
-    ]))?;
-    forbid(&migrations::missing_in_package(root, &files)?)
 }

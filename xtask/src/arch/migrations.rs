@@ -47,12 +47,11 @@ fn leads_to_migrations(link: &Path, root: &Path) -> bool {
     fs::read_to_string(link).is_ok_and(|text| text.trim() == "../../migrations")
 }
 
-/// The migrations that are not among the files of the store's package, one line each.
-pub(super) fn missing_in_package(root: &Path, packaged: &str) -> Result<Vec<String>> {
-    let packaged: Vec<&str> = packaged.lines().collect();
+/// The migrations that the unpacked package of the store does not have, one line each.
+pub(super) fn missing_in_package(root: &Path, package: &Path) -> Result<Vec<String>> {
     let files = tree::files(&root.join("migrations"))?;
     let names = files.iter().map(|file| shown(root, file));
-    let missing = names.filter(|name| !packaged.contains(&name.as_str()));
+    let missing = names.filter(|name| !package.join(name).is_file());
     Ok(missing
         .map(|name| format!("{name} is not in the package of {STORE}"))
         .collect())
@@ -61,14 +60,8 @@ pub(super) fn missing_in_package(root: &Path, packaged: &str) -> Result<Vec<Stri
 /// Builds the store in a copy of the workspace whose links are text, as in a clone without symlinks.
 pub(super) fn build_without_symlinks(metadata: &Metadata) -> Result<()> {
     let root = metadata.workspace_root.as_std_path();
-    let copy = metadata
-        .target_directory
-        .join("arch/no-symlinks")
-        .into_std_path_buf();
     step::say("copy the workspace with text in place of symlinks");
-    if copy.exists() {
-        fs::remove_dir_all(&copy).context("the last copy could not be removed")?;
-    }
+    let copy = tree::empty(metadata.target_directory.join("arch/no-symlinks").into())?;
     for file in files_to_copy(root)? {
         copy_as_text(&file, &copy.join(file.strip_prefix(root)?))
             .with_context(|| format!("{} could not be copied", file.display()))?;

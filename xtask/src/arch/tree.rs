@@ -32,3 +32,13 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     entries.sort();
     Ok(entries)
 }
+
+/// Makes `folder` an empty one and returns it.
+pub(super) fn empty(folder: PathBuf) -> Result<PathBuf> {
+    let context = || format!("{} could not be emptied", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(context)?;
+    }
+    fs::create_dir_all(&folder).with_context(context)?;
+    Ok(folder)
+}
