@@ -35,18 +35,15 @@ pub(crate) fn run() -> Result<()> {
     migrations::build_without_symlinks(&metadata)
 }
 
-/// Fails with the first violation, after the others are printed.
+/// Fails with the last violation, after the others are printed.
 fn forbid(violations: &[String]) -> Result<()> {
-    match violations {
-        [] => Ok(()),
-        [only] => bail!("{only}"),
-        [first, others @ ..] => {
-            for other in others {
-                eprintln!("✗ {other}");
-            }
-            bail!("{first}")
-        }
+    let Some((last, others)) = violations.split_last() else {
+        return Ok(());
+    };
+    for other in others {
+        eprintln!("✗ {other}");
     }
+    bail!("{last}")
 }
 
 /// `domain-events` without its features, and with them, and with nothing else of the workspace.

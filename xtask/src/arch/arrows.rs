@@ -99,7 +99,9 @@ pub(super) fn violations(libraries: &[&str], edges: &[Edge<'_>]) -> Vec<String> 
 
 impl Rule {
     fn violations(&self, libraries: &[&str], edges: &[Edge<'_>]) -> Vec<String> {
-        let paths = paths(self.of, libraries, edges).into_values();
+        // Another crate of ours has a rule of its own, and a wrong arrow is to be named once.
+        let leads_on = |name: &str| !libraries.contains(&name) && !self.forbids(name);
+        let paths = paths(self.of, edges, leads_on).into_values();
         let refused = paths.filter_map(|path| {
             let why = self.refuse(libraries, &path)?;
             Some(format!("{} is not allowed: {why}", path.join(" -> ")))
@@ -110,7 +112,7 @@ impl Rule {
     /// Why the crate must not reach the end of this path, which begins with the crate.
     fn refuse(&self, libraries: &[&str], path: &[&str]) -> Option<&'static str> {
         let end = path.last()?;
-        if self.never.iter().any(|names| names.contains(end)) {
+        if self.forbids(end) {
             return Some(self.why);
         }
         if path.len() != 2 {
@@ -126,14 +128,17 @@ impl Rule {
         };
         (!allowed).then_some(self.why)
     }
+
+    fn forbids(&self, name: &str) -> bool {
+        self.never.iter().any(|names| names.contains(&name))
+    }
 }
 
-/// The shortest path from `start` to each crate that it reaches. None leads on from another crate
-/// of ours: that one has a rule of its own, and a wrong arrow is to be named once.
+/// The shortest path from `start` to each crate that it reaches through those that lead on.
 fn paths<'a>(
     start: &'a str,
-    libraries: &[&str],
     edges: &[Edge<'a>],
+    leads_on: impl Fn(&str) -> bool,
 ) -> BTreeMap<&'a str, Vec<&'a str>> {
     let mut paths = BTreeMap::from([(start, vec![start])]);
     let mut next = VecDeque::from([start]);
@@ -143,7 +148,7 @@ fn paths<'a>(
                 continue;
             }
             paths.insert(to, paths[from].iter().copied().chain([to]).collect());
-            if !libraries.contains(&to) {
+            if leads_on(to) {
                 next.push_back(to);
             }
         }
