@@ -57,6 +57,9 @@ pub enum StartError {
     /// It is running already, or was stopped.
     #[error("the bus was not started: it was started before")]
     AlreadyStarted,
+    /// No runtime runs at the place of the call.
+    #[error("the bus was not started: no tokio runtime runs here")]
+    NoRuntime,
     /// The store could not be read.
     #[error("the bus was not started")]
     Store(#[source] StoreError),

@@ -1,0 +1,436 @@
+//! The bus as its users hold it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use domain_events::{
+    BusStatistics, ConfigError, DeadLetter, DeliveryStore, EventBus, EventRegistry, EventStore,
+    NewEvent, Position, PublishError, Receipt, Registration, RunState, StartError, StopError,
+    StopReport, StoreError, SubscribeError, Subscription, SubscriptionState,
+    SubscriptionStatistics, WaitError,
+};
+use tokio::{runtime::Handle, sync::oneshot};
+
+use crate::{
+    BusConfig,
+    cursor::Cursor,
+    engine::{Engine, Stores},
+    inside, lifecycle,
+    lifecycle::Phase,
+    mailboxes::{Behind, Blocked},
+    meters::latency,
+    pipeline::Pipeline,
+    publish::{NoRoom, publish},
+    subscriptions::{Joined, Subscribed},
+    timers::Due,
+};
+
+/// An asynchronous bus: bounded, ordered per aggregate, by priority, with retries; in memory, with
+/// or without a store behind it.
+///
+/// Dropping a running bus only signals its tasks (L2); [`stop`](EventBus::stop) it.
+pub struct InMemoryEventBus {
+    engine: Arc<Engine>,
+    planned: Mutex<Planned>,
+}
+
+/// What is subscribed before the start.
+#[derive(Default)]
+struct Planned {
+    subscriptions: Vec<Subscription>,
+    registry: EventRegistry,
+    started_at: Option<Instant>,
+}
+
+impl InMemoryEventBus {
+    /// A bus that forgets with its process (volatile).
+    ///
+    /// # Errors
+    /// When the configuration cannot work.
+    pub fn new(config: BusConfig) -> Result<Self, ConfigError> {
+        Self::build(config, None)
+    }
+
+    /// A bus whose events, progress, retries and dead letters are kept by `store` (durable).
+    ///
+    /// # Errors
+    /// When the configuration cannot work.
+    pub fn with_store<S>(config: BusConfig, store: Arc<S>) -> Result<Self, ConfigError>
+    where
+        S: EventStore + DeliveryStore + 'static,
+    {
+        let events = Arc::clone(&store) as Arc<dyn EventStore>;
+        Self::build(
+            config,
+            Some(Stores {
+                events,
+                deliveries: store,
+            }),
+        )
+    }
+
+    fn build(config: BusConfig, stores: Option<Stores>) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self {
+            engine: Engine::new(config, stores),
+            planned: Mutex::default(),
+        })
+    }
+
+    /// Up to `limit` dead letters, oldest first, of one subscription or of all (F6).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn dead_letters(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        if let Some(stores) = &self.engine.stores {
+            return stores.deliveries.dead_letters(subscription, limit).await;
+        }
+        let (letters, _) = self.engine.dead_letters.list();
+        let wanted =
+            |letter: &DeadLetter| subscription.is_none_or(|name| name == &*letter.subscription);
+        Ok(letters.into_iter().filter(wanted).take(limit).collect())
+    }
+
+    /// How many dead letters a volatile bus has lost to its bound.
+    pub fn evicted_dead_letters(&self) -> u64 {
+        self.engine.dead_letters.list().1
+    }
+
+    fn planned(&self) -> std::sync::MutexGuard<'_, Planned> {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a subscription for the start; `None` where the bus has started.
+    fn plan(&self, subscription: &Subscription) -> Option<Result<(), SubscribeError>> {
+        let mut planned = self.planned();
+        if self.engine.lifecycle.phase() != Phase::New {
+            return None;
+        }
+        let Planned {
+            subscriptions,
+            registry,
+            ..
+        } = &mut *planned;
+        let name = subscription.name();
+        if subscriptions.iter().any(|other| other.name() == name) {
+            return Some(Err(SubscribeError::DuplicateName(Arc::clone(name))));
+        }
+        if let Err(source) = subscription.check(registry) {
+            let name = Arc::clone(name);
+            return Some(Err(SubscribeError::Invalid { name, source }));
+        }
+        subscriptions.push(subscription.clone());
+        Some(Ok(()))
+    }
+
+    async fn begin(&self, subscriptions: Vec<Subscription>) -> Result<(), StoreError> {
+        let engine = &self.engine;
+        let Some(stores) = &engine.stores else {
+            let mut pipeline = engine.lock();
+            for subscription in subscriptions {
+                pipeline
+                    .subscriptions
+                    .add(Subscribed::new(subscription, None), Joined::default());
+            }
+            return Ok(());
+        };
+        let registrations = subscriptions.iter().map(registration).collect();
+        let run = stores.deliveries.begin_run(registrations).await?;
+        recover(engine, subscriptions, run);
+        Ok(())
+    }
+
+    async fn join(&self, subscription: Subscription) -> Result<(), SubscribeError> {
+        let engine = &self.engine;
+        engine.lock().subscriptions.check(&subscription)?;
+        let Some(stores) = &engine.stores else {
+            let subscribed = Subscribed::new(subscription, None);
+            engine
+                .lock()
+                .subscriptions
+                .add(subscribed, Joined::default());
+            return Ok(());
+        };
+        let (tell, told) = oneshot::channel();
+        let (joining, wanted) = (Arc::clone(engine), registration(&subscription));
+        let done = move |state: Result<SubscriptionState, StoreError>| {
+            let joined = state.map_err(SubscribeError::Store).and_then(|state| {
+                // The name was free when asked; it may have been taken since.
+                joining.lock().subscriptions.check(&subscription)?;
+                join_log(&joining, subscription, state);
+                Ok(())
+            });
+            drop(tell.send(joined));
+        };
+        stores
+            .deliveries
+            .submit_registration(wanted, Box::new(done));
+        told.await.unwrap_or(Err(SubscribeError::Stopped))
+    }
+}
+
+fn registration(subscription: &Subscription) -> Registration {
+    Registration {
+        name: Arc::clone(subscription.name()),
+        start_from: subscription.start(),
+    }
+}
+
+/// Sets the bus up as the last run has left it: to be read from the first unfinished event on.
+fn recover(engine: &Engine, subscriptions: Vec<Subscription>, run: RunState) {
+    let first = run.subscriptions.iter().map(first_unread).min();
+    let through = first.unwrap_or(run.head).min(run.head);
+    let repeats_through = if run.after_clean_end {
+        Position::ZERO
+    } else {
+        run.head
+    };
+    let mut pipeline = engine.lock();
+    pipeline.cursor = Some(Cursor::new(through, run.head, repeats_through));
+    engine.live.store(through == run.head, Ordering::Release);
+    let mut waiting = Vec::new();
+    for (subscription, state) in subscriptions.into_iter().zip(run.subscriptions) {
+        waiting.extend(add(&mut pipeline, subscription, state));
+    }
+    drop(pipeline);
+    waiting.into_iter().for_each(|due| engine.timers.set(due));
+}
+
+/// Adds a subscription to a running bus; called in the order of the log.
+fn join_log(engine: &Engine, subscription: Subscription, state: SubscriptionState) {
+    let mut pipeline = engine.lock();
+    let is_behind = pipeline.read_again_after(first_unread(&state));
+    let due = add(&mut pipeline, subscription, state);
+    engine.live.store(
+        pipeline.cursor.as_ref().is_some_and(|cursor| cursor.live),
+        Ordering::Release,
+    );
+    drop(pipeline);
+    due.into_iter().for_each(|due| engine.timers.set(due));
+    if is_behind {
+        engine.fell_behind();
+    }
+}
+
+/// The position after which a subscription has something to read.
+fn first_unread(state: &SubscriptionState) -> Position {
+    let unfinished = state
+        .progress
+        .unfinished
+        .first()
+        .map(|position| position.previous());
+    unfinished
+        .unwrap_or(state.progress.through)
+        .min(state.progress.through)
+}
+
+/// Adds a subscription with what the store knows of it. Returns the retries to be made.
+fn add(pipeline: &mut Pipeline, subscription: Subscription, state: SubscriptionState) -> Vec<Due> {
+    let subscribed = Subscribed::new(subscription, Some(state.id));
+    let through = state.progress.through;
+    let waiting: HashMap<_, _> = state
+        .waiting
+        .into_iter()
+        .map(|waiting| (waiting.aggregate.clone(), waiting))
+        .collect();
+    let retries = state.blocked.into_iter().map(|blocked| {
+        let waiting = waiting.get(&blocked.aggregate);
+        let mailbox = pipeline.mailboxes.mailbox(&blocked.aggregate);
+        let behind = Behind::Log {
+            from: blocked.from,
+            version: None,
+            through: through.max(blocked.from),
+        };
+        let now = domain_events::Timestamp::now();
+        let (attempts, first_attempt_at) = waiting.map_or((0, now), |waiting| {
+            (waiting.attempts, waiting.first_attempt_at)
+        });
+        let blocked = Blocked::new(Arc::clone(&subscribed), behind, attempts, first_attempt_at);
+        pipeline.mailboxes.block(mailbox, blocked);
+        if attempts > 0 {
+            subscribed.meters.waiting.up();
+        }
+        let delay = waiting.map_or(Duration::ZERO, |waiting| waiting.due_at.since(now));
+        Due::after(delay, mailbox, &subscribed)
+    });
+    let retries = retries.collect();
+    pipeline
+        .subscriptions
+        .add(subscribed, Joined::from(state.progress));
+    retries
+}
+
+#[async_trait]
+impl EventBus for InMemoryEventBus {
+    async fn start(&self) -> Result<(), StartError> {
+        if Handle::try_current().is_err() {
+            return Err(StartError::NoRuntime);
+        }
+        let subscriptions = {
+            let mut planned = self.planned();
+            if !self.engine.lifecycle.advance(Phase::New, Phase::Starting) {
+                return Err(StartError::AlreadyStarted);
+            }
+            planned.started_at = Some(Instant::now());
+            planned.subscriptions.clone()
+        };
+        if let Err(error) = self.begin(subscriptions).await {
+            self.engine.lifecycle.advance(Phase::Starting, Phase::New);
+            return Err(StartError::Store(error));
+        }
+        lifecycle::run(&self.engine).await;
+        Ok(())
+    }
+
+    async fn stop(&self, deadline: Duration) -> Result<StopReport, StopError> {
+        if inside::is_inside(self.engine.id) {
+            return Err(StopError::InsideHandler);
+        }
+        Ok(lifecycle::stop(&self.engine, deadline).await)
+    }
+
+    async fn publish(&self, event: NewEvent) -> Result<Receipt, PublishError> {
+        publish(&self.engine, vec![event], NoRoom::Wait, false)
+            .await
+            .map(only)
+    }
+
+    async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
+        publish(&self.engine, events, NoRoom::Wait, false).await
+    }
+
+    async fn try_publish(&self, event: NewEvent) -> Result<Receipt, PublishError> {
+        publish(&self.engine, vec![event], NoRoom::GiveBack, false)
+            .await
+            .map(only)
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError> {
+        loop {
+            if let Some(planned) = self.plan(&subscription) {
+                return planned;
+            }
+            match self.engine.lifecycle.phase() {
+                // A start that fails makes the bus new again.
+                Phase::New | Phase::Starting => self.engine.lifecycle.started_or_not().await,
+                Phase::Running => return self.join(subscription).await,
+                Phase::Stopping | Phase::Closing | Phase::Stopped => {
+                    return Err(SubscribeError::Stopped);
+                }
+            }
+        }
+    }
+
+    async fn unsubscribe(&self, name: &str) -> bool {
+        let planned = {
+            let mut planned = self.planned();
+            let before = planned.subscriptions.len();
+            planned
+                .subscriptions
+                .retain(|subscription| &**subscription.name() != name);
+            before > planned.subscriptions.len()
+        };
+        let Some(subscribed) = self.engine.lock().leave_log(name) else {
+            return planned;
+        };
+        self.engine.unsaved.notify_one();
+        if !inside::is_inside(self.engine.id) {
+            subscribed.at_rest().await;
+        }
+        true
+    }
+
+    async fn wait_idle(&self) -> Result<(), WaitError> {
+        if inside::is_inside(self.engine.id) {
+            return Err(WaitError::InsideHandler);
+        }
+        let _hurry = self.engine.hurry();
+        loop {
+            let mut quiet = std::pin::pin!(self.engine.quiet.notified());
+            // Register before looking, so that becoming idle in between is not missed.
+            quiet.as_mut().enable();
+            if self.engine.lifecycle.phase() == Phase::Stopped || self.engine.lock().is_idle() {
+                return Ok(());
+            }
+            quiet.await;
+        }
+    }
+
+    fn statistics(&self) -> BusStatistics {
+        let uptime = self
+            .planned()
+            .started_at
+            .map_or(Duration::ZERO, |at| at.elapsed());
+        let phase = self.engine.lifecycle.phase();
+        let pipeline = self.engine.lock();
+        let figures = pipeline.figures;
+        let lag = pipeline.cursor.as_ref().map_or(0, Cursor::lag);
+        let members: Vec<_> = pipeline
+            .subscriptions
+            .members()
+            .iter()
+            .map(|member| Arc::clone(&member.subscribed))
+            .collect();
+        drop(pipeline);
+        BusStatistics {
+            running: phase == Phase::Running,
+            workers: self.engine.config.workers,
+            capacity: self.engine.config.capacity,
+            accepted: figures.accepted,
+            recovered: figures.recovered,
+            finished: figures.finished,
+            in_flight: figures.in_flight,
+            lag,
+            uptime,
+            publish_to_handled: latency(
+                members
+                    .iter()
+                    .map(|member| &member.meters.publish_to_handled),
+            ),
+            subscriptions: members.iter().map(|member| figures_of(member)).collect(),
+        }
+    }
+}
+
+fn figures_of(subscribed: &Subscribed) -> SubscriptionStatistics {
+    let meters = &subscribed.meters;
+    SubscriptionStatistics {
+        name: Arc::clone(subscribed.name()),
+        handled: meters.handled.get(),
+        skipped: meters.skipped.get(),
+        dead: meters.dead.get(),
+        failed_attempts: meters.failed_attempts.get(),
+        retries: meters.retries.get(),
+        waiting: meters.waiting.get(),
+        handling: latency([&meters.handling].into_iter()),
+        publish_to_handled: latency([&meters.publish_to_handled].into_iter()),
+    }
+}
+
+fn only(mut receipts: Vec<Receipt>) -> Receipt {
+    receipts.swap_remove(0)
+}
+
+impl Drop for InMemoryEventBus {
+    fn drop(&mut self) {
+        self.engine.lifecycle.abort();
+    }
+}
+
+impl fmt::Debug for InMemoryEventBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemoryEventBus")
+            .field("config", &self.engine.config)
+            .field("phase", &self.engine.lifecycle.phase())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,98 @@
+//! From the log to the mailboxes, in bounded pages, until the bus is live again (R4).
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use domain_events::{EventEnvelope, Position, Timestamp};
+
+use crate::{
+    admission::{Reservation, Room},
+    engine::{Engine, Stores},
+    pipeline::{Pipeline, Wake},
+};
+
+/// How many events are read at a time.
+const PAGE: usize = 512;
+
+/// How long after a fault of the store its next use is tried.
+const AFTER_FAULT: Duration = Duration::from_millis(500);
+
+/// Reads the log whenever the bus is behind it, for ever.
+pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) {
+    loop {
+        if let Some(through) = behind(&engine) {
+            match stores.events.read_log(through, PAGE).await {
+                Ok(page) => hand_over(&engine, page).await,
+                Err(error) => {
+                    log::error!("log not read, tried again in {AFTER_FAULT:?}: {error}");
+                    tokio::time::sleep(AFTER_FAULT).await;
+                }
+            }
+        } else {
+            engine.behind.notified().await;
+        }
+    }
+}
+
+/// Where to go on reading; `None` once there is nothing left to read, and the bus is live.
+fn behind(engine: &Engine) -> Option<Position> {
+    let mut pipeline = engine.lock();
+    let cursor = pipeline.cursor.as_mut()?;
+    if cursor.live {
+        return None;
+    }
+    // Appends are announced in the order of the log, under this lock: nothing can come between.
+    if cursor.through < cursor.head {
+        return Some(cursor.through);
+    }
+    cursor.live = true;
+    engine.live.store(true, Ordering::Release);
+    drop(pipeline);
+    engine.wake(Wake {
+        quiet: true,
+        ..Wake::default()
+    });
+    None
+}
+
+/// Hands a page over as room comes free.
+async fn hand_over(engine: &Engine, page: Vec<EventEnvelope>) {
+    let mut page = page.into_iter().peekable();
+    while page.peek().is_some() {
+        let mut room = engine.admission.reserve(1).await;
+        let mut more = engine.admission.try_reserve_up_to(page.len() - 1);
+        let mut wake = Wake::default();
+        let mut pipeline = engine.lock();
+        while let Some(event) = page.peek() {
+            let expected = pipeline.cursor.as_ref().map(|cursor| cursor.through.next());
+            if event.position() != expected {
+                // The cursor was set back while the page was read: read again from there.
+                drop(pipeline);
+                return engine.wake(wake);
+            }
+            let Some(room) = room
+                .take()
+                .or_else(|| more.as_mut().and_then(Reservation::take))
+            else {
+                break;
+            };
+            if let Some(event) = page.next() {
+                take_up(&mut pipeline, event, room, &mut wake);
+            }
+        }
+        drop(pipeline);
+        engine.wake(wake);
+    }
+}
+
+fn take_up(pipeline: &mut Pipeline, event: EventEnvelope, room: Room, wake: &mut Wake) {
+    pipeline.figures.taken_up();
+    let since_recorded = event.recorded().map_or(Duration::ZERO, |recorded| {
+        Timestamp::now().since(recorded.at)
+    });
+    let now = Instant::now();
+    let accepted_at = now.checked_sub(since_recorded).unwrap_or(now);
+    pipeline.accept(Arc::new(event), Some(room), accepted_at, wake);
+}

@@ -1,0 +1,81 @@
+//! The knobs of a bus.
+
+use std::time::Duration;
+
+use domain_events::ConfigError;
+
+/// The knobs of a bus; `..BusConfig::default()` for those that may stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusConfig {
+    /// How many events may be in memory at a time (B1); 10,000 unless set.
+    pub capacity: usize,
+    /// How many handlers run at once (D6); 8 unless set.
+    pub workers: usize,
+    /// How long a success may go unsaved (R2); 50 ms unless set.
+    pub progress_interval: Duration,
+    /// How many dead letters a bus without a store keeps; the oldest go first. 10,000 unless set.
+    pub dead_letters: usize,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self {
+            capacity: 10_000,
+            workers: 8,
+            progress_interval: Duration::from_millis(50),
+            dead_letters: 10_000,
+        }
+    }
+}
+
+impl BusConfig {
+    /// The largest capacity: what the semaphore behind it can count.
+    const MAX_CAPACITY: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
+    /// Checks that the configuration can work.
+    ///
+    /// # Errors
+    /// Names the field, its value, and what is allowed.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("capacity", self.capacity, Self::MAX_CAPACITY),
+            ("workers", self.workers, 10_000),
+            ("dead_letters", self.dead_letters, usize::MAX),
+        ];
+        for (field, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                return Err(ConfigError::new(field, value, format!("1 to {most}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configuration_that_cannot_work_is_refused_by_field_and_value() {
+        let refused = |config: BusConfig| config.check().unwrap_err().to_string();
+        let config = BusConfig {
+            workers: 0,
+            ..BusConfig::default()
+        };
+        assert_eq!(
+            refused(config),
+            "workers was not accepted: 0, allowed is 1 to 10000"
+        );
+        let config = BusConfig {
+            capacity: 0,
+            ..BusConfig::default()
+        };
+        assert!(refused(config).starts_with("capacity was not accepted: 0"));
+        let config = BusConfig {
+            capacity: usize::MAX,
+            ..BusConfig::default()
+        };
+        assert!(refused(config).starts_with("capacity was not accepted"));
+        BusConfig::default().check().unwrap();
+    }
+}

@@ -1,0 +1,38 @@
+//! Whether the present code runs inside a handler, and of which bus.
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A bus of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BusId(u64);
+
+impl BusId {
+    pub(crate) fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<BusId>> = const { Cell::new(None) };
+}
+
+/// Runs `poll` as part of a handler of `bus`.
+pub(crate) fn enter<T>(bus: BusId, poll: impl FnOnce() -> T) -> T {
+    struct Restore(Option<BusId>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0);
+        }
+    }
+    let _restore = Restore(CURRENT.replace(Some(bus)));
+    poll()
+}
+
+/// Whether the present code runs inside a handler of `bus`.
+pub(crate) fn is_inside(bus: BusId) -> bool {
+    CURRENT.get() == Some(bus)
+}

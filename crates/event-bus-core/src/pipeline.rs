@@ -1,0 +1,220 @@
+//! What the parts of a running bus share under one lock: who is subscribed, what waits, how far
+//! the log was read. No user code runs under the lock, and nobody awaits with it.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
+
+use domain_events::{EventEnvelope, Position};
+
+use crate::{
+    admission::{Admission, Room},
+    cursor::Cursor,
+    mailboxes::Mailboxes,
+    record::{Followed, Record},
+    subscriptions::{Subscribed, Subscriptions},
+};
+
+/// The state of a bus.
+pub(crate) struct Pipeline {
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) mailboxes: Mailboxes,
+    /// The place in the log; `None` on a volatile bus.
+    pub(crate) cursor: Option<Cursor>,
+    admission: Arc<Admission>,
+    pub(crate) figures: Figures,
+}
+
+/// Counts of events (N1): `accepted + recovered = finished + in_flight`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Figures {
+    pub(crate) accepted: u64,
+    pub(crate) recovered: u64,
+    pub(crate) finished: u64,
+    pub(crate) in_flight: u64,
+    /// Accepted events that are still to be read from the log.
+    left_to_log: u64,
+}
+
+impl Figures {
+    /// Counts an event that is left to the log.
+    pub(crate) fn left_to_log(&mut self) {
+        self.left_to_log += 1;
+    }
+
+    /// Counts an event read from the log: one that was left to it, or else one of another origin.
+    pub(crate) fn taken_up(&mut self) {
+        match self.left_to_log.checked_sub(1) {
+            Some(left) => self.left_to_log = left,
+            None => self.recovered += 1,
+        }
+    }
+}
+
+/// What a step has set going; told to those who sleep once the lock is released.
+#[derive(Clone, Copy, Default)]
+#[must_use]
+pub(crate) struct Wake {
+    /// How many workers have something new to do.
+    pub(crate) workers: usize,
+    /// Whether there is something new to save.
+    pub(crate) saver: bool,
+    /// Whether the bus may have become idle.
+    pub(crate) quiet: bool,
+}
+
+impl std::ops::AddAssign for Wake {
+    fn add_assign(&mut self, other: Self) {
+        self.workers += other.workers;
+        self.saver |= other.saver;
+        self.quiet |= other.quiet;
+    }
+}
+
+impl Pipeline {
+    pub(crate) fn new(admission: Arc<Admission>) -> Self {
+        Self {
+            subscriptions: Subscriptions::default(),
+            mailboxes: Mailboxes::default(),
+            cursor: None,
+            admission,
+            figures: Figures::default(),
+        }
+    }
+
+    /// Puts an accepted event into its mailbox. An event that nobody wants is done by that (D7).
+    pub(crate) fn accept(
+        &mut self,
+        envelope: Arc<EventEnvelope>,
+        room: Option<Room>,
+        accepted_at: Instant,
+        wake: &mut Wake,
+    ) -> Arc<Record> {
+        let position = envelope.position();
+        let targets = self.subscriptions.targets(envelope.event_type(), position);
+        let repeats = self.cursor.as_ref().zip(position);
+        let may_be_repeat =
+            repeats.is_some_and(|(cursor, position)| position <= cursor.repeats_through);
+        let record = Record::new(envelope, targets, accepted_at, room, may_be_repeat);
+        if let (Some(cursor), Some(position)) = (&mut self.cursor, position) {
+            wake.saver |= cursor.opened(position, &record);
+        }
+        if record.is_finished() {
+            self.figures.finished += 1;
+            wake.quiet = true;
+            self.release(&record);
+        } else {
+            self.figures.in_flight += 1;
+            wake.workers += usize::from(self.mailboxes.push(Arc::clone(&record)));
+        }
+        record
+    }
+
+    /// Notes that no delivery holds the event any more.
+    pub(crate) fn finish(&mut self, record: &Arc<Record>) -> Wake {
+        self.figures.finished += 1;
+        self.figures.in_flight -= 1;
+        self.release(record);
+        let saver = self
+            .cursor
+            .as_mut()
+            .is_some_and(|cursor| cursor.closed(record));
+        Wake {
+            saver,
+            quiet: self.figures.in_flight == 0,
+            ..Wake::default()
+        }
+    }
+
+    /// Leaves a delivery to the log, where a row covers it.
+    pub(crate) fn leave(&mut self, record: &Arc<Record>, target: usize) -> Wake {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.keep_left(record);
+        }
+        if record.leave(target) {
+            self.finish(record)
+        } else {
+            Wake::default()
+        }
+    }
+
+    /// Sets the cursor back where a newcomer has not read what the others have. Returns whether
+    /// the log is to be read.
+    pub(crate) fn read_again_after(&mut self, unread: Position) -> bool {
+        let Self {
+            cursor: Some(cursor),
+            subscriptions,
+            ..
+        } = self
+        else {
+            return false;
+        };
+        if unread < cursor.through {
+            subscriptions.pass_over_through(cursor.through);
+            cursor.through = unread;
+            cursor.live = false;
+        }
+        !cursor.live
+    }
+
+    /// Takes a subscription out, with its progress as it is. What it has not handled is nobody's,
+    /// until its name is registered again.
+    pub(crate) fn leave_log(&mut self, name: &str) -> Option<Arc<Subscribed>> {
+        let member = self.subscriptions.remove(name)?;
+        let subscribed = Arc::clone(&member.subscribed);
+        if let Some(cursor) = &mut self.cursor {
+            let progress = cursor.progress(&[member]);
+            cursor.change(progress, None);
+        }
+        subscribed.remove();
+        Some(subscribed)
+    }
+
+    /// Whether nothing is queued, running, waiting or behind, and all is saved (L3).
+    pub(crate) fn is_idle(&self) -> bool {
+        let saved =
+            |cursor: &Cursor| cursor.live && cursor.through >= cursor.head && cursor.is_saved();
+        self.figures.in_flight == 0
+            && self.mailboxes.blocked_count() == 0
+            && self.cursor.as_ref().is_none_or(saved)
+    }
+
+    /// Whether nothing runs or could run at once.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.figures.in_flight == 0
+            && !self
+                .mailboxes
+                .all_blocked()
+                .any(|(_, blocked)| blocked.is_ready())
+    }
+
+    /// Resolves every receipt that is still waiting: the bus has stopped.
+    pub(crate) fn abandon(&mut self) -> Vec<Arc<Record>> {
+        let mut records = self.mailboxes.drain();
+        if let Some(cursor) = &mut self.cursor {
+            records.extend(cursor.drain());
+            let awaited = std::mem::take(&mut cursor.awaited);
+            for followed in awaited
+                .into_values()
+                .filter_map(|weak: Weak<Followed>| weak.upgrade())
+            {
+                let Some(event) = followed.event().cloned() else {
+                    continue;
+                };
+                let targets = self.subscriptions.targets(event.event_type(), None);
+                let record = Record::new(event, targets, Instant::now(), None, false);
+                followed.found(&record);
+                records.push(record);
+            }
+        }
+        records.iter().for_each(|record| record.stop());
+        records
+    }
+
+    fn release(&self, record: &Record) {
+        if let Some(room) = record.room {
+            self.admission.release(room, 1);
+        }
+    }
+}
