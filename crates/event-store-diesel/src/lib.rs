@@ -1,1 +1,56 @@
-//! event-store-diesel
+#![doc = include_str!("../README.md")]
+
+mod store;
+pub use store::SqliteEventStore;
+
+mod options;
+pub use options::{Durability, SqliteOptions};
+
+mod error;
+pub use error::{Holder, OpenError};
+
+mod place;
+
+mod ownership;
+
+mod lock;
+
+mod database;
+
+mod migrations;
+
+mod queue;
+
+mod writer;
+
+mod late;
+
+mod transaction;
+
+mod known;
+
+mod append;
+
+mod identity;
+
+mod deliveries;
+
+mod registrations;
+
+mod positions;
+
+mod reader;
+
+mod session;
+
+mod names;
+
+mod rows;
+
+mod checksum;
+
+mod queries;
+
+mod schema;
+
+mod failure;

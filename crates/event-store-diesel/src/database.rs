@@ -1,0 +1,208 @@
+//! Connections to the database: opened, set up, and the settings read back.
+
+use diesel::{Connection, SqliteConnection};
+use domain_events::{ConfigError, StoreError};
+
+use crate::{
+    Durability, OpenError, SqliteOptions, failure, migrations, ownership,
+    place::{Access, Place},
+    queries,
+};
+
+/// What happened when a connection was to be opened; the caller knows the file.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    Config(ConfigError),
+    Store(StoreError),
+}
+
+impl ConnectError {
+    pub(crate) fn at(self, place: &Place) -> OpenError {
+        let path = place.path().to_owned();
+        match self {
+            Self::Config(source) => OpenError::Config { path, source },
+            Self::Store(source) => OpenError::Store { path, source },
+        }
+    }
+}
+
+impl From<ConnectError> for StoreError {
+    fn from(error: ConnectError) -> Self {
+        let what = "the database was not opened";
+        match error {
+            ConnectError::Config(source) => {
+                StoreError::new(domain_events::StoreErrorKind::Other, what).caused_by(source)
+            }
+            ConnectError::Store(error) => error,
+        }
+    }
+}
+
+/// Opens the place for the first time: makes or updates the tables, or refuses it as it is.
+pub(crate) fn create(
+    place: &Place,
+    options: &SqliteOptions,
+) -> Result<SqliteConnection, OpenError> {
+    let mut conn = connect(place, Access::Create).map_err(|error| error.at(place))?;
+    // Looked at again, now that nobody else can have it: before the first byte is written.
+    let busy = options.busy_timeout.as_millis();
+    set_up(&mut conn, &[pragma("busy_timeout", busy)]).map_err(|error| error.at(place))?;
+    ownership::check(&mut conn, place, options.share_database)?;
+    set_up_writer(&mut conn, place, options).map_err(|error| error.at(place))?;
+    migrations::run(&mut conn).map_err(|error| ConnectError::Store(error).at(place))?;
+    Ok(conn)
+}
+
+/// A connection that writes to what [`create`] has made.
+pub(crate) fn writer(
+    place: &Place,
+    options: &SqliteOptions,
+) -> Result<SqliteConnection, ConnectError> {
+    let mut conn = connect(place, Access::Write)?;
+    set_up_writer(&mut conn, place, options)?;
+    Ok(conn)
+}
+
+/// A connection that reads what [`create`] has made.
+pub(crate) fn reader(
+    place: &Place,
+    options: &SqliteOptions,
+) -> Result<SqliteConnection, ConnectError> {
+    let mut conn = connect(place, Access::Write)?;
+    let settings = [
+        pragma("busy_timeout", options.busy_timeout.as_millis()),
+        pragma("query_only", 1),
+        cache(options),
+    ];
+    set_up(&mut conn, &settings)?;
+    Ok(conn)
+}
+
+/// A connection as SQLite makes it; it knows no settings of ours.
+pub(crate) fn connect(place: &Place, access: Access) -> Result<SqliteConnection, ConnectError> {
+    SqliteConnection::establish(&place.uri(access))
+        .map_err(|error| ConnectError::Store(failure::connection_error(error)))
+}
+
+fn set_up_writer(
+    conn: &mut SqliteConnection,
+    place: &Place,
+    options: &SqliteOptions,
+) -> Result<(), ConnectError> {
+    check_version(conn)?;
+    let synchronous = match options.durability {
+        Durability::Full => 2,
+        Durability::Normal => 1,
+    };
+    let settings = [
+        pragma("busy_timeout", options.busy_timeout.as_millis()),
+        pragma("synchronous", synchronous),
+        // Without these, macOS answers before the disk has the data.
+        pragma("fullfsync", 1),
+        pragma("checkpoint_fullfsync", 1),
+        pragma("foreign_keys", 1),
+        pragma("wal_autocheckpoint", options.checkpoint_pages),
+        cache(options),
+    ];
+    set_up(conn, &settings)?;
+    match place {
+        Place::File(_) => set_wal(conn),
+        Place::Memory => Ok(()),
+    }
+}
+
+struct Pragma {
+    name: &'static str,
+    value: i64,
+}
+
+fn pragma(name: &'static str, value: impl TryInto<i64>) -> Pragma {
+    let value = value.try_into().unwrap_or(i64::MAX);
+    Pragma { name, value }
+}
+
+/// A negative cache size is one in KiB.
+fn cache(options: &SqliteOptions) -> Pragma {
+    pragma("cache_size", -i64::from(options.cache_kib))
+}
+
+/// Sets each and reads it back: SQLite ignores what it does not know or cannot do.
+fn set_up(conn: &mut SqliteConnection, settings: &[Pragma]) -> Result<(), ConnectError> {
+    for &Pragma { name, value } in settings {
+        queries::set_pragma(conn, name, &value.to_string()).map_err(not_set)?;
+        let found = queries::pragma_number(conn, name).map_err(not_set)?;
+        if found != value {
+            return Err(not_taken(name, &found.to_string(), &value.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn set_wal(conn: &mut SqliteConnection) -> Result<(), ConnectError> {
+    let (name, value) = ("journal_mode", "wal");
+    queries::set_pragma(conn, name, value).map_err(not_set)?;
+    let found = queries::pragma_text(conn, name).map_err(not_set)?;
+    match found == value {
+        true => Ok(()),
+        false => Err(not_taken(name, &found, value)),
+    }
+}
+
+fn not_set(error: diesel::result::Error) -> ConnectError {
+    ConnectError::Store(failure::store_error("the database was not set up", error))
+}
+
+fn not_taken(name: &str, found: &str, wanted: &str) -> ConnectError {
+    ConnectError::Config(ConfigError::new(format!("PRAGMA {name}"), found, wanted))
+}
+
+/// Older ones can corrupt a database in WAL mode when two connections write or checkpoint at once.
+const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+
+fn check_version(conn: &mut SqliteConnection) -> Result<(), ConnectError> {
+    let found = queries::sqlite_version(conn).map_err(not_set)?;
+    if is_recent(&found) {
+        return Ok(());
+    }
+    let allowed = "3.51.3 and later: older ones can corrupt the database";
+    Err(ConnectError::Config(ConfigError::new(
+        "SQLite", found, allowed,
+    )))
+}
+
+fn is_recent(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    [(); 3].map(|()| parts.next().unwrap_or(0)) >= OLDEST_SQLITE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sqlite_that_corrupts_is_told_from_one_that_does_not() {
+        for (version, recent) in [
+            ("3.51.2", false),
+            ("3.51.3", true),
+            ("3.60.0", true),
+            ("4.0", true),
+            ("3.9.9", false),
+        ] {
+            assert_eq!(is_recent(version), recent, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_not_taken_is_an_error_that_names_it() {
+        let mut conn = connect(&Place::Memory, Access::Create).unwrap();
+        set_up(&mut conn, &[pragma("foreign_keys", 1)]).unwrap();
+        let error = set_up(&mut conn, &[pragma("synchronous", 7)]).unwrap_err();
+        assert!(
+            matches!(error, ConnectError::Config(error) if error.field == "PRAGMA synchronous")
+        );
+        set_up(&mut conn, &[pragma("sinchronous", 1)]).unwrap_err();
+        // A database in memory has no write-ahead log.
+        let error = set_wal(&mut conn).unwrap_err();
+        assert!(matches!(error, ConnectError::Config(error) if error.value == "memory"));
+    }
+}

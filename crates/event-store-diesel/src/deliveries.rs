@@ -1,0 +1,179 @@
+//! Changes of the delivery state, on their way into the store.
+
+use diesel::{QueryResult, result::Error};
+use domain_events::{
+    AggregateRef, ChangesDone, DeadLetter, DeliveryChange, DeliveryChanges, Position, Progress,
+    StoreError, StoreErrorKind, SubscriptionId, Timestamp, WaitingDelivery,
+};
+
+use crate::{
+    positions,
+    queries::{self, NewDeadLetter, WaitingRow},
+    rows::signed,
+    transaction::Transaction,
+    writer::{Fault, Request},
+};
+
+/// Changes that are committed together.
+pub(crate) struct ChangesRequest {
+    changes: DeliveryChanges,
+    refusal: Option<StoreError>,
+    done: ChangesDone,
+}
+
+impl ChangesRequest {
+    pub(crate) fn new(changes: DeliveryChanges, done: ChangesDone) -> Self {
+        Self {
+            changes,
+            refusal: None,
+            done,
+        }
+    }
+}
+
+impl Request for ChangesRequest {
+    fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
+        self.refusal = None;
+        let planned: Result<Vec<Step<'_>>, Stop> =
+            self.changes.iter().map(|change| plan(tx, change)).collect();
+        // Nothing is written before all can be.
+        match planned {
+            Ok(steps) => steps.into_iter().try_for_each(|step| step.take(tx)),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Refused(what)) => {
+                self.refusal = Some(StoreError::new(StoreErrorKind::Other, what));
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        let end = end.map_err(Fault::into_error);
+        (self.done)(end.and_then(|()| self.refusal.map_or(Ok(()), Err)));
+    }
+}
+
+/// Why changes are not made: they are at fault, or the database is.
+enum Stop {
+    Refused(&'static str),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A change that can be written.
+enum Step<'a> {
+    SaveProgress(i64, Position, Vec<u8>),
+    PutWaiting(WaitingRow),
+    DeleteWaiting(i64, Position),
+    PutDeadLetter(NewDeadLetter<'a>),
+    PutBlocked(i64, i64, Position),
+    DeleteBlocked(i64, i64),
+    EndRun,
+    Nothing,
+}
+
+fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step<'a>, Stop> {
+    Ok(match change {
+        DeliveryChange::Progressed(id, progress) => progressed(known(tx, *id)?, progress)?,
+        DeliveryChange::Waiting(id, delivery) => {
+            let aggregate = aggregate_key(tx, &delivery.aggregate)?;
+            Step::PutWaiting(waiting(known(tx, *id)?, aggregate, delivery))
+        }
+        DeliveryChange::Finished(id, position) => Step::DeleteWaiting(known(tx, *id)?, *position),
+        DeliveryChange::Dead(id, letter) => Step::PutDeadLetter(dead(known(tx, *id)?, letter)?),
+        DeliveryChange::Blocked(id, blocked) => {
+            let aggregate = aggregate_key(tx, &blocked.aggregate)?;
+            Step::PutBlocked(known(tx, *id)?, aggregate, blocked.from)
+        }
+        DeliveryChange::Unblocked(id, aggregate) => match tx.aggregate_key(aggregate)? {
+            Some(aggregate) => Step::DeleteBlocked(known(tx, *id)?, aggregate),
+            None => Step::Nothing,
+        },
+        DeliveryChange::RunEnded => Step::EndRun,
+        _ => return Err(Stop::Refused("a change that this store does not know")),
+    })
+}
+
+fn known(tx: &mut Transaction<'_>, id: SubscriptionId) -> Result<i64, Stop> {
+    match tx.has_subscription(id)? {
+        true => Ok(id.get()),
+        false => Err(Stop::Refused(
+            "the change of an unknown subscription was not saved",
+        )),
+    }
+}
+
+fn aggregate_key(tx: &mut Transaction<'_>, aggregate: &AggregateRef) -> Result<i64, Stop> {
+    let key = tx.aggregate_key(aggregate)?;
+    key.ok_or(Stop::Refused(
+        "the change for an unknown aggregate was not saved",
+    ))
+}
+
+fn progressed(id: i64, progress: &Progress) -> Result<Step<'static>, Stop> {
+    let unfinished = positions::encode(&progress.unfinished);
+    let unfinished = unfinished.filter(|_| progress.unfinished.last() <= Some(&progress.through));
+    let refused = Stop::Refused("progress whose positions do not ascend to its end was not saved");
+    Ok(Step::SaveProgress(
+        id,
+        progress.through,
+        unfinished.ok_or(refused)?,
+    ))
+}
+
+fn waiting(id: i64, aggregate: i64, delivery: &WaitingDelivery) -> WaitingRow {
+    WaitingRow {
+        subscription_id: id,
+        position: signed(delivery.position.get()),
+        aggregate_key: aggregate,
+        attempts: i64::from(delivery.attempts),
+        first_attempt_at: delivery.first_attempt_at.as_micros(),
+        due_at: delivery.due_at.as_micros(),
+        last_error: delivery.last_error.clone(),
+    }
+}
+
+fn dead(id: i64, letter: &DeadLetter) -> Result<NewDeadLetter<'_>, Stop> {
+    let refused = Stop::Refused("a dead letter without a position was not saved");
+    Ok(NewDeadLetter {
+        subscription_id: id,
+        position: signed(letter.position.ok_or(refused)?.get()),
+        reason: letter.reason.as_str(),
+        attempts: i64::from(letter.attempts),
+        error: &letter.error,
+        first_attempt_at: letter.first_attempt_at.as_micros(),
+        dead_at: letter.dead_at.as_micros(),
+    })
+}
+
+impl Step<'_> {
+    fn take(self, tx: &mut Transaction<'_>) -> QueryResult<()> {
+        let conn = &mut tx.session.conn;
+        match self {
+            Self::SaveProgress(id, through, unfinished) => {
+                queries::update_progress(conn, id, through, &unfinished)?
+            }
+            Self::PutWaiting(row) => queries::put_waiting(conn, &row)?,
+            Self::DeleteWaiting(id, at) => queries::delete_waiting(conn, id, signed(at.get()))?,
+            Self::PutDeadLetter(letter) => {
+                queries::delete_waiting(conn, letter.subscription_id, letter.position)?;
+                queries::put_dead_letter(conn, &letter)?
+            }
+            Self::PutBlocked(id, aggregate, from) => {
+                queries::put_blocked(conn, id, aggregate, from)?
+            }
+            Self::DeleteBlocked(id, aggregate) => queries::delete_blocked(conn, id, aggregate)?,
+            Self::EndRun => match queries::last_run(conn)? {
+                Some((run, None)) => queries::end_run(conn, run, Timestamp::now().as_micros())?,
+                _ => 0,
+            },
+            Self::Nothing => 0,
+        };
+        Ok(())
+    }
+}

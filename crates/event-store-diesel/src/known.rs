@@ -1,0 +1,185 @@
+//! What the writer remembers of the log between transactions.
+//!
+//! It holds only while `PRAGMA data_version` is unchanged: another connection may append, too.
+
+use std::collections::{HashMap, HashSet};
+
+use diesel::{QueryResult, SqliteConnection};
+use domain_events::{AggregateRef, EventId, Position, SubscriptionId, Version};
+
+use crate::{queries, rows::unsigned};
+
+/// How many aggregates are remembered before all are forgotten; some 20 MiB.
+const LIMIT: usize = 100_000;
+
+/// What the writer remembers of the log.
+pub(crate) struct Known {
+    data_version: i64,
+    pub(crate) head: Position,
+    /// The greatest id in the log: most new ids are greater, and so are known to be new.
+    greatest_id: Option<EventId>,
+    event_types: HashMap<Box<str>, i64>,
+    last_event_type: i64,
+    histories: HashMap<AggregateRef, History>,
+    last_aggregate: i64,
+    /// Aggregates whose row is yet to be written, once for the whole group.
+    unwritten: Vec<AggregateRef>,
+    pub(crate) subscriptions: HashSet<SubscriptionId>,
+}
+
+/// An aggregate's history: its key, if it has a row or is about to, and its last version.
+#[derive(Clone, Copy)]
+struct History {
+    key: Option<i64>,
+    version: Version,
+    has_row: bool,
+    is_unwritten: bool,
+}
+
+impl Known {
+    fn read(conn: &mut SqliteConnection, data_version: i64) -> QueryResult<Self> {
+        let greatest = queries::greatest_event_id(conn)?;
+        Ok(Self {
+            data_version,
+            head: Position::new(unsigned(queries::head(conn)?)),
+            // An id that is damaged says nothing, so all others have to be looked up.
+            greatest_id: greatest
+                .map(|id| EventId::from_bytes(id.try_into().unwrap_or([u8::MAX; 16]))),
+            event_types: HashMap::new(),
+            last_event_type: queries::last_event_type_key(conn)?,
+            histories: HashMap::new(),
+            last_aggregate: queries::last_aggregate_key(conn)?,
+            unwritten: Vec::new(),
+            subscriptions: HashSet::new(),
+        })
+    }
+
+    /// What is known inside the transaction that was just begun: `known`, if it still holds.
+    pub(crate) fn refresh<'a>(
+        known: &'a mut Option<Self>,
+        conn: &mut SqliteConnection,
+    ) -> QueryResult<&'a mut Self> {
+        let data_version = queries::pragma_number(conn, "data_version")?;
+        let holds = known.take().filter(|known| known.holds(data_version));
+        let current = match holds {
+            Some(holds) => holds,
+            None => Self::read(conn, data_version)?,
+        };
+        Ok(known.insert(current))
+    }
+
+    fn holds(&self, data_version: i64) -> bool {
+        self.data_version == data_version
+            && self.histories.len() < LIMIT
+            && self.event_types.len() < LIMIT
+            && self.subscriptions.len() < LIMIT
+    }
+
+    /// Whether an id is new for certain; otherwise it has to be looked up.
+    pub(crate) fn is_new(&self, id: EventId) -> bool {
+        self.greatest_id.is_none_or(|greatest| id > greatest)
+    }
+
+    /// Notes that an event was inserted.
+    pub(crate) fn note_event(&mut self, id: EventId, position: Position) {
+        self.head = position;
+        self.greatest_id = self.greatest_id.max(Some(id));
+    }
+
+    pub(crate) fn event_type_key(
+        &mut self,
+        conn: &mut SqliteConnection,
+        name: &str,
+    ) -> QueryResult<i64> {
+        if let Some(&key) = self.event_types.get(name) {
+            return Ok(key);
+        }
+        let key = match queries::event_type_key(conn, name)? {
+            Some(key) => key,
+            None => {
+                self.last_event_type += 1;
+                queries::insert_event_type(conn, self.last_event_type, name)?;
+                self.last_event_type
+            }
+        };
+        self.event_types.insert(name.into(), key);
+        Ok(key)
+    }
+
+    /// The last version of an aggregate's history, zero for none.
+    pub(crate) fn version(
+        &mut self,
+        conn: &mut SqliteConnection,
+        aggregate: &AggregateRef,
+    ) -> QueryResult<Version> {
+        self.history(conn, aggregate).map(|history| history.version)
+    }
+
+    /// The key of an aggregate that has a history.
+    pub(crate) fn aggregate_key(
+        &mut self,
+        conn: &mut SqliteConnection,
+        aggregate: &AggregateRef,
+    ) -> QueryResult<Option<i64>> {
+        self.history(conn, aggregate).map(|history| history.key)
+    }
+
+    /// The key of the aggregate and the version of its next event, counted as appended.
+    pub(crate) fn next_version(
+        &mut self,
+        conn: &mut SqliteConnection,
+        aggregate: &AggregateRef,
+    ) -> QueryResult<(i64, Version)> {
+        let next_key = self.last_aggregate + 1;
+        let history = self.history(conn, aggregate)?;
+        history.version = history.version.next();
+        let (key, version) = (*history.key.get_or_insert(next_key), history.version);
+        let was_written = !std::mem::replace(&mut history.is_unwritten, true);
+        self.last_aggregate = self.last_aggregate.max(key);
+        if was_written {
+            self.unwritten.push(aggregate.clone());
+        }
+        Ok((key, version))
+    }
+
+    /// Writes the rows of the aggregates that have changed.
+    pub(crate) fn write_heads(&mut self, conn: &mut SqliteConnection) -> QueryResult<()> {
+        for aggregate in self.unwritten.drain(..) {
+            let Some(history) = self.histories.get_mut(&aggregate) else {
+                continue;
+            };
+            let Some(key) = history.key else { continue };
+            match history.has_row {
+                true => queries::update_head(conn, key, history.version)?,
+                false => queries::insert_aggregate(conn, key, &aggregate, history.version)?,
+            };
+            history.has_row = true;
+            history.is_unwritten = false;
+        }
+        Ok(())
+    }
+
+    fn history(
+        &mut self,
+        conn: &mut SqliteConnection,
+        aggregate: &AggregateRef,
+    ) -> QueryResult<&mut History> {
+        if !self.histories.contains_key(aggregate) {
+            let found = queries::aggregate_head(conn, aggregate)?;
+            let history = History {
+                key: found.map(|(key, _)| key),
+                version: Version::new(found.map_or(0, |(_, version)| unsigned(version))),
+                has_row: found.is_some(),
+                is_unwritten: false,
+            };
+            self.histories.insert(aggregate.clone(), history);
+        }
+        // Two look-ups and no panic; the entry was put there above.
+        Ok(self.histories.entry(aggregate.clone()).or_insert(History {
+            key: None,
+            version: Version::ZERO,
+            has_row: false,
+            is_unwritten: false,
+        }))
+    }
+}

@@ -1,0 +1,136 @@
+//! Whether a database is ours to use: what is refused, before a byte of it changes.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use diesel::{QueryResult, SqliteConnection, result::Error};
+
+use crate::{
+    OpenError,
+    database::{self, ConnectError},
+    failure, migrations,
+    place::{Access, Place},
+    queries,
+};
+
+const APPLICATION: &str = "domain-events";
+const FORMAT_TABLE: &str = "de_format";
+const MIGRATIONS_TABLE: &str = "__diesel_schema_migrations";
+
+/// Refuses a file that is not ours, leaving it and its directory as they are.
+pub(crate) fn check_untouched(place: &Place, share: bool) -> Result<(), OpenError> {
+    // The file itself is never opened but through SQLite: to close it would drop SQLite's locks.
+    let size = fs::metadata(place.path()).map_or(0, |file| file.len());
+    if size == 0 {
+        return Ok(());
+    }
+    let mut conn =
+        database::connect(place, access(place.path())).map_err(|error| error.at(place))?;
+    check(&mut conn, place, share)
+}
+
+/// Where there is a write-ahead log, it has to be read too, with the files that takes.
+fn access(path: &Path) -> Access {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    match Path::new(&log).exists() {
+        true => Access::Look,
+        false => Access::LookUntouched,
+    }
+}
+
+/// Refuses a database that is not ours.
+pub(crate) fn check(
+    conn: &mut SqliteConnection,
+    place: &Place,
+    share: bool,
+) -> Result<(), OpenError> {
+    let path = || place.path().to_owned();
+    match look(conn, share) {
+        Ok(Finding::Usable) => Ok(()),
+        Ok(Finding::Foreign(table)) => Err(OpenError::ForeignDatabase {
+            path: path(),
+            table,
+        }),
+        Ok(Finding::Newer(found)) => Err(OpenError::NewerFormat {
+            path: path(),
+            found,
+            known: migrations::FORMAT,
+        }),
+        Err(error) if failure::is_not_a_database(&error) => {
+            Err(OpenError::NotADatabase { path: path() })
+        }
+        Err(error) => {
+            let error = failure::store_error("the database was not recognised", error);
+            Err(ConnectError::Store(error).at(place))
+        }
+    }
+}
+
+enum Finding {
+    Usable,
+    Foreign(String),
+    Newer(i64),
+}
+
+fn look(conn: &mut SqliteConnection, share: bool) -> QueryResult<Finding> {
+    let names = queries::object_names(conn)?;
+    let ours = our_tables()?;
+    let (named_like_ours, others): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| ours.contains_key(name));
+    if let Some(first) = named_like_ours.first() {
+        if !has_our_mark(conn, &named_like_ours)? {
+            return Ok(Finding::Foreign(first.clone()));
+        }
+        let found = queries::format(conn)?;
+        if found > migrations::FORMAT {
+            return Ok(Finding::Newer(found));
+        }
+        return look_at_columns(conn, &named_like_ours, &ours);
+    }
+    let other = others.into_iter().find(|name| name != MIGRATIONS_TABLE);
+    Ok(other
+        .filter(|_| !share)
+        .map_or(Finding::Usable, Finding::Foreign))
+}
+
+fn has_our_mark(conn: &mut SqliteConnection, names: &[String]) -> QueryResult<bool> {
+    if !names.iter().any(|name| name == FORMAT_TABLE) {
+        return Ok(false);
+    }
+    let columns = queries::column_names(conn, FORMAT_TABLE)?;
+    if !["application", "version"]
+        .iter()
+        .all(|it| columns.iter().any(|name| name == it))
+    {
+        return Ok(false);
+    }
+    Ok(queries::application(conn)?.as_deref() == Some(APPLICATION))
+}
+
+/// A table of ours has no column but ours; in an older format some may be missing.
+fn look_at_columns(
+    conn: &mut SqliteConnection,
+    names: &[String],
+    ours: &HashMap<String, Vec<String>>,
+) -> QueryResult<Finding> {
+    for name in names {
+        let columns = queries::column_names(conn, name)?;
+        let known = ours.get(name).map_or(&[][..], Vec::as_slice);
+        if !columns.iter().all(|column| known.contains(column)) {
+            return Ok(Finding::Foreign(name.clone()));
+        }
+    }
+    Ok(Finding::Usable)
+}
+
+/// Our tables with their columns: what the migrations make of an empty database.
+fn our_tables() -> QueryResult<HashMap<String, Vec<String>>> {
+    let failed = |error| Error::QueryBuilderError(Box::new(error));
+    let mut conn =
+        database::connect(&Place::Memory, Access::Create).map_err(|error| failed(error.into()))?;
+    migrations::run(&mut conn).map_err(failed)?;
+    let names = queries::object_names(&mut conn)?;
+    let ours = names.into_iter().filter(|name| name != MIGRATIONS_TABLE);
+    ours.map(|name| Ok((name.clone(), queries::column_names(&mut conn, &name)?)))
+        .collect()
+}

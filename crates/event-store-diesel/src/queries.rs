@@ -1,0 +1,416 @@
+//! All statements, a function each. What runs often is built so that Diesel prepares it once.
+
+use diesel::{
+    connection::SimpleConnection,
+    dsl::{max, sql},
+    prelude::*,
+    sql_types::{BigInt, Text},
+    sqlite::SqliteConnection,
+};
+use domain_events::{AggregateRef, EventId, Position, Version};
+
+use crate::{
+    rows::{EventRow, FoundRow, signed},
+    schema::{
+        de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format, de_runs,
+        de_subscriptions, de_waiting, found_events, sqlite_master, sqlite_sequence,
+    },
+};
+
+type Conn = SqliteConnection;
+
+// The database
+
+pub(crate) fn set_pragma(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
+    conn.batch_execute(&format!("PRAGMA {name} = {value}"))
+}
+
+pub(crate) fn pragma_text(conn: &mut Conn, name: &str) -> QueryResult<String> {
+    sql::<Text>(&format!("PRAGMA {name}")).get_result(conn)
+}
+
+pub(crate) fn pragma_number(conn: &mut Conn, name: &str) -> QueryResult<i64> {
+    sql::<BigInt>(&format!("PRAGMA {name}")).get_result(conn)
+}
+
+pub(crate) fn sqlite_version(conn: &mut Conn) -> QueryResult<String> {
+    sql::<Text>("SELECT sqlite_version()").get_result(conn)
+}
+
+/// Names of tables and views, without SQLite's own.
+pub(crate) fn object_names(conn: &mut Conn) -> QueryResult<Vec<String>> {
+    sqlite_master::table
+        .filter(sqlite_master::kind.eq_any(["table", "view"]))
+        .filter(sqlite_master::name.not_like("sqlite\\_%").escape('\\'))
+        .order(sqlite_master::name)
+        .select(sqlite_master::name)
+        .load(conn)
+}
+
+/// Names of a table's or view's columns; none where there is no such thing.
+pub(crate) fn column_names(conn: &mut Conn, table: &str) -> QueryResult<Vec<String>> {
+    #[derive(QueryableByName)]
+    struct Column {
+        #[diesel(sql_type = Text)]
+        name: String,
+    }
+    diesel::sql_query("SELECT name FROM pragma_table_info(?) ORDER BY cid")
+        .bind::<Text, _>(table)
+        .load::<Column>(conn)
+        .map(|columns| columns.into_iter().map(|column| column.name).collect())
+}
+
+pub(crate) fn application(conn: &mut Conn) -> QueryResult<Option<String>> {
+    let names = de_format::table.select(de_format::application);
+    names.first(conn).optional()
+}
+
+pub(crate) fn format(conn: &mut Conn) -> QueryResult<i64> {
+    de_format::table.select(de_format::version).first(conn)
+}
+
+// The log: writing
+
+pub(crate) fn insert_event(conn: &mut Conn, row: &EventRow<'_>) -> QueryResult<usize> {
+    diesel::insert_into(de_events::table)
+        .values(row)
+        .execute(conn)
+}
+
+pub(crate) fn insert_event_type(conn: &mut Conn, key: i64, name: &str) -> QueryResult<usize> {
+    use de_event_types::{event_type, type_key};
+    diesel::insert_into(de_event_types::table)
+        .values((type_key.eq(key), event_type.eq(name)))
+        .execute(conn)
+}
+
+pub(crate) fn insert_aggregate(
+    conn: &mut Conn,
+    key: i64,
+    aggregate: &AggregateRef,
+    head: Version,
+) -> QueryResult<usize> {
+    use de_aggregates::{aggregate_id, aggregate_key, aggregate_type, head_version};
+    diesel::insert_into(de_aggregates::table)
+        .values((
+            aggregate_key.eq(key),
+            aggregate_type.eq(aggregate.aggregate_type()),
+            aggregate_id.eq(aggregate.id()),
+            head_version.eq(signed(head.get())),
+        ))
+        .execute(conn)
+}
+
+pub(crate) fn update_head(conn: &mut Conn, key: i64, head: Version) -> QueryResult<usize> {
+    diesel::update(de_aggregates::table.find(key))
+        .set(de_aggregates::head_version.eq(signed(head.get())))
+        .execute(conn)
+}
+
+// The log: names
+
+pub(crate) fn event_type_key(conn: &mut Conn, name: &str) -> QueryResult<Option<i64>> {
+    de_event_types::table
+        .filter(de_event_types::event_type.eq(name))
+        .select(de_event_types::type_key)
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn event_type(conn: &mut Conn, key: i64) -> QueryResult<Option<String>> {
+    de_event_types::table
+        .find(key)
+        .select(de_event_types::event_type)
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn last_event_type_key(conn: &mut Conn) -> QueryResult<i64> {
+    let key = de_event_types::table.select(max(de_event_types::type_key));
+    key.first::<Option<i64>>(conn)
+        .map(Option::unwrap_or_default)
+}
+
+/// Key and head version of an aggregate.
+pub(crate) fn aggregate_head(
+    conn: &mut Conn,
+    aggregate: &AggregateRef,
+) -> QueryResult<Option<(i64, i64)>> {
+    de_aggregates::table
+        .filter(de_aggregates::aggregate_type.eq(aggregate.aggregate_type()))
+        .filter(de_aggregates::aggregate_id.eq(aggregate.id()))
+        .select((de_aggregates::aggregate_key, de_aggregates::head_version))
+        .first(conn)
+        .optional()
+}
+
+/// Type and id of the aggregate with this key.
+pub(crate) fn aggregate(conn: &mut Conn, key: i64) -> QueryResult<Option<(String, String)>> {
+    de_aggregates::table
+        .find(key)
+        .select((de_aggregates::aggregate_type, de_aggregates::aggregate_id))
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn last_aggregate_key(conn: &mut Conn) -> QueryResult<i64> {
+    let key = de_aggregates::table.select(max(de_aggregates::aggregate_key));
+    key.first::<Option<i64>>(conn)
+        .map(Option::unwrap_or_default)
+}
+
+// The log: reading
+
+/// The greatest position ever given, also where the log was pruned since.
+pub(crate) fn head(conn: &mut Conn) -> QueryResult<i64> {
+    sqlite_sequence::table
+        .find("de_events")
+        .select(sqlite_sequence::seq)
+        .first(conn)
+        .optional()
+        .map(Option::unwrap_or_default)
+}
+
+pub(crate) fn greatest_event_id(conn: &mut Conn) -> QueryResult<Option<Vec<u8>>> {
+    de_events::table
+        .order(de_events::event_id.desc())
+        .select(de_events::event_id)
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn event(conn: &mut Conn, id: &EventId) -> QueryResult<Option<FoundRow>> {
+    found_events::table
+        .filter(found_events::event_id.eq(&id.as_bytes()[..]))
+        .select(FoundRow::as_select())
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn event_at(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
+    found_events::table
+        .find(position)
+        .select(FoundRow::as_select())
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn events_after(
+    conn: &mut Conn,
+    after: Position,
+    limit: i64,
+) -> QueryResult<Vec<FoundRow>> {
+    found_events::table
+        .filter(found_events::position.gt(signed(after.get())))
+        .order(found_events::position)
+        .limit(limit)
+        .select(FoundRow::as_select())
+        .load(conn)
+}
+
+pub(crate) fn events_of_aggregate(
+    conn: &mut Conn,
+    key: i64,
+    first: Version,
+    last: Version,
+    limit: i64,
+) -> QueryResult<Vec<FoundRow>> {
+    found_events::table
+        .filter(found_events::aggregate_key.eq(key))
+        .filter(found_events::version.ge(signed(first.get())))
+        .filter(found_events::version.le(signed(last.get())))
+        .order(found_events::version)
+        .limit(limit)
+        .select(FoundRow::as_select())
+        .load(conn)
+}
+
+// Subscriptions
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = de_subscriptions)]
+pub(crate) struct SubscriptionRow {
+    pub(crate) subscription_id: i64,
+    pub(crate) through: i64,
+    pub(crate) unfinished: Vec<u8>,
+}
+
+pub(crate) fn subscription(conn: &mut Conn, name: &str) -> QueryResult<Option<SubscriptionRow>> {
+    de_subscriptions::table
+        .filter(de_subscriptions::name.eq(name))
+        .select(SubscriptionRow::as_select())
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn insert_subscription(
+    conn: &mut Conn,
+    name: &str,
+    through: Position,
+) -> QueryResult<i64> {
+    diesel::insert_into(de_subscriptions::table)
+        .values((
+            de_subscriptions::name.eq(name),
+            de_subscriptions::through.eq(signed(through.get())),
+            de_subscriptions::unfinished.eq(&[][..]),
+        ))
+        .returning(de_subscriptions::subscription_id)
+        .get_result(conn)
+}
+
+pub(crate) fn has_subscription(conn: &mut Conn, id: i64) -> QueryResult<bool> {
+    let found = de_subscriptions::table
+        .find(id)
+        .select(de_subscriptions::subscription_id);
+    found.first::<i64>(conn).optional().map(|id| id.is_some())
+}
+
+pub(crate) fn update_progress(
+    conn: &mut Conn,
+    id: i64,
+    through: Position,
+    unfinished: &[u8],
+) -> QueryResult<usize> {
+    diesel::update(de_subscriptions::table.find(id))
+        .set((
+            de_subscriptions::through.eq(signed(through.get())),
+            de_subscriptions::unfinished.eq(unfinished),
+        ))
+        .execute(conn)
+}
+
+// Deliveries that deviate
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = de_waiting)]
+pub(crate) struct WaitingRow {
+    pub(crate) subscription_id: i64,
+    pub(crate) position: i64,
+    pub(crate) aggregate_key: i64,
+    pub(crate) attempts: i64,
+    pub(crate) first_attempt_at: i64,
+    pub(crate) due_at: i64,
+    pub(crate) last_error: String,
+}
+
+pub(crate) fn put_waiting(conn: &mut Conn, row: &WaitingRow) -> QueryResult<usize> {
+    diesel::replace_into(de_waiting::table)
+        .values(row)
+        .execute(conn)
+}
+
+pub(crate) fn waiting(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<WaitingRow>> {
+    de_waiting::table
+        .filter(de_waiting::subscription_id.eq(subscription))
+        .order(de_waiting::position)
+        .select(WaitingRow::as_select())
+        .load(conn)
+}
+
+pub(crate) fn delete_waiting(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
+    diesel::delete(de_waiting::table.find((subscription, at))).execute(conn)
+}
+
+pub(crate) fn put_blocked(
+    conn: &mut Conn,
+    subscription: i64,
+    aggregate: i64,
+    from: Position,
+) -> QueryResult<usize> {
+    diesel::replace_into(de_blocked::table)
+        .values((
+            de_blocked::subscription_id.eq(subscription),
+            de_blocked::aggregate_key.eq(aggregate),
+            de_blocked::from_position.eq(signed(from.get())),
+        ))
+        .execute(conn)
+}
+
+/// Key of the aggregate and first position that waits, for each blocked aggregate.
+pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i64, i64)>> {
+    de_blocked::table
+        .filter(de_blocked::subscription_id.eq(subscription))
+        .order(de_blocked::from_position)
+        .select((de_blocked::aggregate_key, de_blocked::from_position))
+        .load(conn)
+}
+
+pub(crate) fn delete_blocked(
+    conn: &mut Conn,
+    subscription: i64,
+    aggregate: i64,
+) -> QueryResult<usize> {
+    diesel::delete(de_blocked::table.find((subscription, aggregate))).execute(conn)
+}
+
+#[derive(Debug, Insertable, AsChangeset)]
+#[diesel(table_name = de_dead_letters)]
+pub(crate) struct NewDeadLetter<'a> {
+    pub(crate) subscription_id: i64,
+    pub(crate) position: i64,
+    pub(crate) reason: &'a str,
+    pub(crate) attempts: i64,
+    pub(crate) error: &'a str,
+    pub(crate) first_attempt_at: i64,
+    pub(crate) dead_at: i64,
+}
+
+pub(crate) fn put_dead_letter(conn: &mut Conn, letter: &NewDeadLetter<'_>) -> QueryResult<usize> {
+    diesel::insert_into(de_dead_letters::table)
+        .values(letter)
+        .on_conflict((de_dead_letters::subscription_id, de_dead_letters::position))
+        .do_update()
+        .set(letter)
+        .execute(conn)
+}
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = de_dead_letters)]
+pub(crate) struct DeadLetterRow {
+    pub(crate) position: i64,
+    pub(crate) reason: String,
+    pub(crate) attempts: i64,
+    pub(crate) error: String,
+    pub(crate) first_attempt_at: i64,
+    pub(crate) dead_at: i64,
+}
+
+/// Dead letters with the names of their subscriptions, oldest first.
+pub(crate) fn dead_letters(
+    conn: &mut Conn,
+    subscription: Option<&str>,
+    limit: i64,
+) -> QueryResult<Vec<(DeadLetterRow, String)>> {
+    let letters = de_dead_letters::table
+        .inner_join(de_subscriptions::table)
+        .order(de_dead_letters::dead_letter_id)
+        .limit(limit)
+        .select((DeadLetterRow::as_select(), de_subscriptions::name));
+    match subscription {
+        Some(name) => letters.filter(de_subscriptions::name.eq(name)).load(conn),
+        None => letters.load(conn),
+    }
+}
+
+// Runs
+
+/// The last run's number, and when it ended.
+pub(crate) fn last_run(conn: &mut Conn) -> QueryResult<Option<(i64, Option<i64>)>> {
+    de_runs::table
+        .order(de_runs::run_id.desc())
+        .select((de_runs::run_id, de_runs::ended_at))
+        .first(conn)
+        .optional()
+}
+
+pub(crate) fn insert_run(conn: &mut Conn, started_at: i64) -> QueryResult<usize> {
+    diesel::insert_into(de_runs::table)
+        .values(de_runs::started_at.eq(started_at))
+        .execute(conn)
+}
+
+pub(crate) fn end_run(conn: &mut Conn, run: i64, ended_at: i64) -> QueryResult<usize> {
+    diesel::update(de_runs::table.find(run))
+        .set(de_runs::ended_at.eq(ended_at))
+        .execute(conn)
+}

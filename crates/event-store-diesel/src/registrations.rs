@@ -1,0 +1,171 @@
+//! The beginning of a run, and names that become known during one.
+
+use diesel::QueryResult;
+use domain_events::{
+    AggregateRef, BlockedAggregate, Position, Progress, Promise, Registration, RegistrationDone,
+    RunState, StartFrom, StoreError, SubscriptionId, SubscriptionState, Timestamp, WaitingDelivery,
+};
+
+use crate::{
+    positions,
+    queries::{self, SubscriptionRow, WaitingRow},
+    rows::unsigned,
+    session::{broken, count},
+    transaction::Transaction,
+    writer::{Fault, Request},
+};
+
+/// The beginning of a run.
+pub(crate) struct RunRequest {
+    registrations: Vec<Registration>,
+    state: Option<RunState>,
+    promise: Promise<Result<RunState, StoreError>>,
+}
+
+impl RunRequest {
+    pub(crate) fn new(
+        registrations: Vec<Registration>,
+        promise: Promise<Result<RunState, StoreError>>,
+    ) -> Self {
+        Self {
+            registrations,
+            state: None,
+            promise,
+        }
+    }
+}
+
+impl Request for RunRequest {
+    fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
+        let last = queries::last_run(&mut tx.session.conn)?;
+        queries::insert_run(&mut tx.session.conn, Timestamp::now().as_micros())?;
+        let states = self.registrations.iter().map(|it| register(tx, it));
+        let subscriptions = states.collect::<QueryResult<_>>()?;
+        self.state = Some(RunState {
+            after_clean_end: last.is_none_or(|(_, ended_at)| ended_at.is_some()),
+            head: tx.head(),
+            subscriptions,
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        // A promise that is dropped unkept says that the store is closed.
+        match (end, self.state) {
+            (Ok(()), Some(state)) => self.promise.keep(Ok(state)),
+            (Ok(()), None) => {}
+            (Err(fault), _) => self.promise.keep(Err(fault.into_error())),
+        }
+    }
+}
+
+/// A name that becomes known during a run.
+pub(crate) struct RegistrationRequest {
+    registration: Registration,
+    state: Option<SubscriptionState>,
+    done: RegistrationDone,
+}
+
+impl RegistrationRequest {
+    pub(crate) fn new(registration: Registration, done: RegistrationDone) -> Self {
+        Self {
+            registration,
+            state: None,
+            done,
+        }
+    }
+}
+
+impl Request for RegistrationRequest {
+    fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
+        self.state = Some(register(tx, &self.registration)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        let end = end.map_err(Fault::into_error);
+        (self.done)(end.and_then(|()| self.state.ok_or_else(crate::failure::closed)));
+    }
+}
+
+/// What is known of a subscription, which is made known where it is new.
+fn register(
+    tx: &mut Transaction<'_>,
+    registration: &Registration,
+) -> QueryResult<SubscriptionState> {
+    let name = &registration.name;
+    if let Some(row) = queries::subscription(&mut tx.session.conn, name)? {
+        return state(tx, &row);
+    }
+    let through = match registration.start_from {
+        StartFrom::Now => tx.head(),
+        StartFrom::Beginning => Position::ZERO,
+        StartFrom::After(position) => position,
+    };
+    let id = queries::insert_subscription(&mut tx.session.conn, name, through)?;
+    Ok(SubscriptionState {
+        id: SubscriptionId::new(id),
+        progress: Progress {
+            through,
+            unfinished: Vec::new(),
+        },
+        waiting: Vec::new(),
+        blocked: Vec::new(),
+    })
+}
+
+fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<SubscriptionState> {
+    let id = row.subscription_id;
+    // An aggregate may have got its row in this very transaction.
+    tx.write_heads()?;
+    let unfinished = positions::decode(&row.unfinished);
+    let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
+    let waiting = queries::waiting(&mut tx.session.conn, id)?;
+    let blocked = queries::blocked(&mut tx.session.conn, id)?;
+    Ok(SubscriptionState {
+        id: SubscriptionId::new(id),
+        progress: Progress {
+            through: place(row.through),
+            unfinished,
+        },
+        waiting: waiting
+            .into_iter()
+            .map(|row| waiting_delivery(tx, row))
+            .collect::<QueryResult<_>>()?,
+        blocked: blocked
+            .into_iter()
+            .map(|row| blocked_aggregate(tx, row))
+            .collect::<QueryResult<_>>()?,
+    })
+}
+
+fn waiting_delivery(tx: &mut Transaction<'_>, row: WaitingRow) -> QueryResult<WaitingDelivery> {
+    Ok(WaitingDelivery {
+        position: place(row.position),
+        aggregate: aggregate(tx, row.aggregate_key)?,
+        attempts: count(row.attempts),
+        first_attempt_at: Timestamp::from_micros(row.first_attempt_at),
+        due_at: Timestamp::from_micros(row.due_at),
+        last_error: row.last_error,
+    })
+}
+
+fn blocked_aggregate(
+    tx: &mut Transaction<'_>,
+    (key, from): (i64, i64),
+) -> QueryResult<BlockedAggregate> {
+    Ok(BlockedAggregate {
+        aggregate: aggregate(tx, key)?,
+        from: place(from),
+    })
+}
+
+fn aggregate(tx: &mut Transaction<'_>, key: i64) -> QueryResult<AggregateRef> {
+    let session = &mut *tx.session;
+    let found = session.names.aggregate(&mut session.conn, key)?;
+    found.ok_or_else(|| broken("a delivery without its aggregate"))
+}
+
+fn place(number: i64) -> Position {
+    Position::new(unsigned(number))
+}

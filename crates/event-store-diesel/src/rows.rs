@@ -1,0 +1,217 @@
+//! An event as a row of the log, and back.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use diesel::prelude::*;
+use domain_events::{
+    AggregateRef, CorrelationId, EventEnvelope, EventId, EventMetadata, Position, Recorded,
+    Timestamp, Urgency, Version,
+};
+
+use crate::{
+    checksum::checksum,
+    schema::{de_events, found_events},
+};
+
+/// The row of an event, as it is written.
+#[derive(Debug, Insertable)]
+// Otherwise each pattern of absent columns is another statement, and none is prepared once.
+#[diesel(table_name = de_events, treat_none_as_default_value = false)]
+pub(crate) struct EventRow<'a> {
+    pub(crate) position: i64,
+    pub(crate) event_id: &'a [u8],
+    pub(crate) type_key: i64,
+    pub(crate) aggregate_key: i64,
+    pub(crate) version: i64,
+    pub(crate) schema_version: i64,
+    pub(crate) urgency: i64,
+    pub(crate) payload: &'a [u8],
+    pub(crate) metadata: Option<&'a str>,
+    pub(crate) correlation_id: &'a [u8],
+    pub(crate) causation_id: Option<&'a [u8]>,
+    pub(crate) occurred_at: i64,
+    pub(crate) recorded_at: i64,
+    pub(crate) checksum: i64,
+}
+
+/// The keys by which a row names its event's type and aggregate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    pub(crate) event_type: i64,
+    pub(crate) aggregate: i64,
+}
+
+impl<'a> EventRow<'a> {
+    /// The row of `event`, with its checksum.
+    pub(crate) fn new(
+        event: &'a EventEnvelope,
+        id: &'a [u8; 16],
+        payload: &'a [u8],
+        metadata: Option<&'a str>,
+        keys: Keys,
+        recorded: Recorded,
+    ) -> Self {
+        let links = event.metadata();
+        let mut row = Self {
+            position: signed(recorded.position.get()),
+            event_id: id,
+            type_key: keys.event_type,
+            aggregate_key: keys.aggregate,
+            version: signed(recorded.version.get()),
+            schema_version: i64::from(event.schema_version()),
+            urgency: rank(event.urgency()),
+            payload,
+            metadata,
+            correlation_id: links.correlation_id.as_bytes(),
+            causation_id: links.causation_id.as_ref().map(|id| &id.as_bytes()[..]),
+            occurred_at: event.occurred_at().as_micros(),
+            recorded_at: recorded.at.as_micros(),
+            checksum: 0,
+        };
+        row.checksum = checksum(&row, event.event_type(), event.aggregate());
+        row
+    }
+}
+
+/// The row of an event, as it is found: where it is damaged, anything can be missing.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = found_events)]
+pub(crate) struct FoundRow {
+    position: i64,
+    event_id: Option<Vec<u8>>,
+    type_key: Option<i64>,
+    aggregate_key: Option<i64>,
+    version: Option<i64>,
+    schema_version: Option<i64>,
+    urgency: Option<i64>,
+    payload: Option<Vec<u8>>,
+    metadata: Option<Vec<u8>>,
+    correlation_id: Option<Vec<u8>>,
+    causation_id: Option<Vec<u8>>,
+    occurred_at: Option<i64>,
+    recorded_at: Option<i64>,
+    checksum: Option<i64>,
+}
+
+impl FoundRow {
+    pub(crate) fn type_key(&self) -> Option<i64> {
+        self.type_key
+    }
+
+    pub(crate) fn aggregate_key(&self) -> Option<i64> {
+        self.aggregate_key
+    }
+
+    /// The event of this row, marked where it is damaged; a name is `None` if its key leads nowhere.
+    pub(crate) fn into_envelope(
+        self,
+        event_type: Option<Arc<str>>,
+        aggregate: Option<AggregateRef>,
+    ) -> EventEnvelope {
+        let known = event_type.is_some() && aggregate.is_some();
+        let event_type = event_type.unwrap_or_default();
+        let aggregate = aggregate.unwrap_or_else(|| AggregateRef::new("", ""));
+        let metadata = self.event_metadata();
+        let intact = known && metadata.is_some() && self.is_intact(&event_type, &aggregate);
+        let envelope = EventEnvelope::from_log(
+            EventId::from_bytes(sixteen(self.event_id.as_deref())),
+            &event_type,
+            u32::try_from(self.schema_version.unwrap_or(0)).unwrap_or(0),
+            aggregate,
+            urgency(self.urgency.unwrap_or(RANK_NORMAL)),
+            metadata.unwrap_or_else(no_metadata),
+            Timestamp::from_micros(self.occurred_at.unwrap_or(0)),
+            Recorded {
+                position: Position::new(unsigned(self.position)),
+                version: Version::new(unsigned(self.version.unwrap_or(0))),
+                at: Timestamp::from_micros(self.recorded_at.unwrap_or(0)),
+            },
+            self.payload.unwrap_or_default().into_boxed_slice(),
+        );
+        if intact { envelope } else { envelope.damaged() }
+    }
+
+    fn is_intact(&self, event_type: &str, aggregate: &AggregateRef) -> bool {
+        let row = self.as_written();
+        row.is_some_and(|row| checksum(&row, event_type, aggregate) == row.checksum)
+    }
+
+    /// The row with nothing missing.
+    fn as_written(&self) -> Option<EventRow<'_>> {
+        Some(EventRow {
+            position: self.position,
+            event_id: self.event_id.as_deref()?,
+            type_key: self.type_key?,
+            aggregate_key: self.aggregate_key?,
+            version: self.version?,
+            schema_version: self.schema_version?,
+            urgency: self.urgency?,
+            payload: self.payload.as_deref()?,
+            metadata: match self.metadata.as_deref() {
+                Some(bytes) => Some(std::str::from_utf8(bytes).ok()?),
+                None => None,
+            },
+            correlation_id: self.correlation_id.as_deref()?,
+            causation_id: self.causation_id.as_deref(),
+            occurred_at: self.occurred_at?,
+            recorded_at: self.recorded_at?,
+            checksum: self.checksum?,
+        })
+    }
+
+    fn event_metadata(&self) -> Option<EventMetadata> {
+        let entries = match self.metadata.as_deref() {
+            Some(json) => serde_json::from_slice(json).ok()?,
+            None => BTreeMap::new(),
+        };
+        let causation = self.causation_id.as_deref();
+        Some(EventMetadata {
+            correlation_id: CorrelationId::from_bytes(sixteen(self.correlation_id.as_deref())),
+            causation_id: causation.map(|id| EventId::from_bytes(sixteen(Some(id)))),
+            entries,
+        })
+    }
+}
+
+fn no_metadata() -> EventMetadata {
+    EventMetadata {
+        correlation_id: CorrelationId::from_bytes([0; 16]),
+        causation_id: None,
+        entries: BTreeMap::new(),
+    }
+}
+
+fn sixteen(bytes: Option<&[u8]>) -> [u8; 16] {
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .unwrap_or([0; 16])
+}
+
+const RANK_NORMAL: i64 = 1;
+
+/// The number under which an urgency is stored.
+pub(crate) fn rank(urgency: Urgency) -> i64 {
+    match urgency {
+        Urgency::Low => 0,
+        Urgency::Normal => RANK_NORMAL,
+        Urgency::High => 2,
+    }
+}
+
+fn urgency(rank: i64) -> Urgency {
+    match rank {
+        0 => Urgency::Low,
+        2 => Urgency::High,
+        _ => Urgency::Normal,
+    }
+}
+
+/// A place as SQLite counts; what no log reaches is the end of all logs.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number of SQLite as a place; there is none below zero.
+pub(crate) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

@@ -1,0 +1,135 @@
+//! The tables as Diesel sees them; the migrations define them.
+
+use diesel::table;
+
+table! {
+    de_format (version) {
+        application -> Text,
+        version -> BigInt,
+    }
+}
+
+table! {
+    de_event_types (type_key) {
+        type_key -> BigInt,
+        event_type -> Text,
+    }
+}
+
+table! {
+    de_aggregates (aggregate_key) {
+        aggregate_key -> BigInt,
+        aggregate_type -> Text,
+        aggregate_id -> Text,
+        head_version -> BigInt,
+    }
+}
+
+table! {
+    de_events (position) {
+        position -> BigInt,
+        event_id -> Binary,
+        type_key -> BigInt,
+        aggregate_key -> BigInt,
+        version -> BigInt,
+        schema_version -> BigInt,
+        urgency -> BigInt,
+        payload -> Binary,
+        metadata -> Nullable<Text>,
+        correlation_id -> Binary,
+        causation_id -> Nullable<Binary>,
+        occurred_at -> BigInt,
+        recorded_at -> BigInt,
+        checksum -> BigInt,
+    }
+}
+
+table! {
+    /// The events as they may be found: a damaged row can hold anything, and is read all the same.
+    #[sql_name = "de_events"]
+    found_events (position) {
+        position -> BigInt,
+        event_id -> Nullable<Binary>,
+        type_key -> Nullable<BigInt>,
+        aggregate_key -> Nullable<BigInt>,
+        version -> Nullable<BigInt>,
+        schema_version -> Nullable<BigInt>,
+        urgency -> Nullable<BigInt>,
+        payload -> Nullable<Binary>,
+        metadata -> Nullable<Binary>,
+        correlation_id -> Nullable<Binary>,
+        causation_id -> Nullable<Binary>,
+        occurred_at -> Nullable<BigInt>,
+        recorded_at -> Nullable<BigInt>,
+        checksum -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    de_subscriptions (subscription_id) {
+        subscription_id -> BigInt,
+        name -> Text,
+        through -> BigInt,
+        unfinished -> Binary,
+    }
+}
+
+table! {
+    de_waiting (subscription_id, position) {
+        subscription_id -> BigInt,
+        position -> BigInt,
+        aggregate_key -> BigInt,
+        attempts -> BigInt,
+        first_attempt_at -> BigInt,
+        due_at -> BigInt,
+        last_error -> Text,
+    }
+}
+
+table! {
+    de_blocked (subscription_id, aggregate_key) {
+        subscription_id -> BigInt,
+        aggregate_key -> BigInt,
+        from_position -> BigInt,
+    }
+}
+
+table! {
+    de_dead_letters (dead_letter_id) {
+        dead_letter_id -> BigInt,
+        subscription_id -> BigInt,
+        position -> BigInt,
+        reason -> Text,
+        attempts -> BigInt,
+        error -> Text,
+        first_attempt_at -> BigInt,
+        dead_at -> BigInt,
+    }
+}
+
+table! {
+    de_runs (run_id) {
+        run_id -> BigInt,
+        started_at -> BigInt,
+        ended_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    /// SQLite's own note of the greatest number that an AUTOINCREMENT table has seen.
+    sqlite_sequence (name) {
+        name -> Text,
+        seq -> BigInt,
+    }
+}
+
+table! {
+    sqlite_master (name) {
+        name -> Text,
+        #[sql_name = "type"]
+        kind -> Text,
+    }
+}
+
+diesel::joinable!(de_dead_letters -> de_subscriptions (subscription_id));
+diesel::allow_tables_to_appear_in_same_query!(de_dead_letters, de_subscriptions);

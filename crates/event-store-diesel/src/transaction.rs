@@ -1,0 +1,91 @@
+//! An open transaction of the writer, and what requests do in it.
+
+use diesel::QueryResult;
+use domain_events::{
+    AggregateRef, EventEnvelope, EventId, Position, Recorded, SubscriptionId, Timestamp, Version,
+};
+
+use crate::{
+    known::Known,
+    queries,
+    rows::{EventRow, Keys},
+    session::Session,
+};
+
+/// An open transaction of the writer.
+pub(crate) struct Transaction<'a> {
+    pub(crate) session: &'a mut Session,
+    known: &'a mut Known,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(session: &'a mut Session, known: &'a mut Option<Known>) -> QueryResult<Self> {
+        let known = Known::refresh(known, &mut session.conn)?;
+        Ok(Self { session, known })
+    }
+
+    /// The last position of the log, with what this transaction has appended.
+    pub(crate) fn head(&self) -> Position {
+        self.known.head
+    }
+
+    /// The event with this id, if it is in the log.
+    pub(crate) fn event(&mut self, id: EventId) -> QueryResult<Option<EventEnvelope>> {
+        if self.known.is_new(id) {
+            return Ok(None);
+        }
+        self.write_heads()?;
+        self.session.event(id)
+    }
+
+    pub(crate) fn version(&mut self, aggregate: &AggregateRef) -> QueryResult<Version> {
+        self.known.version(&mut self.session.conn, aggregate)
+    }
+
+    pub(crate) fn aggregate_key(&mut self, aggregate: &AggregateRef) -> QueryResult<Option<i64>> {
+        self.known.aggregate_key(&mut self.session.conn, aggregate)
+    }
+
+    pub(crate) fn has_subscription(&mut self, id: SubscriptionId) -> QueryResult<bool> {
+        if self.known.subscriptions.contains(&id) {
+            return Ok(true);
+        }
+        let found = queries::has_subscription(&mut self.session.conn, id.get())?;
+        if found {
+            self.known.subscriptions.insert(id);
+        }
+        Ok(found)
+    }
+
+    /// Appends an event at the next position, and as the next of its aggregate.
+    pub(crate) fn append(
+        &mut self,
+        event: &EventEnvelope,
+        payload: &[u8],
+        metadata: Option<&str>,
+        at: Timestamp,
+    ) -> QueryResult<Recorded> {
+        let conn = &mut self.session.conn;
+        let (aggregate, version) = self.known.next_version(conn, event.aggregate())?;
+        let keys = Keys {
+            event_type: self.known.event_type_key(conn, event.event_type())?,
+            aggregate,
+        };
+        let position = self.known.head.next();
+        let recorded = Recorded {
+            position,
+            version,
+            at,
+        };
+        let id = event.id();
+        let row = EventRow::new(event, id.as_bytes(), payload, metadata, keys, recorded);
+        queries::insert_event(conn, &row)?;
+        self.known.note_event(id, position);
+        Ok(recorded)
+    }
+
+    /// Writes the rows of the aggregates that have changed, so that they can be read.
+    pub(crate) fn write_heads(&mut self) -> QueryResult<()> {
+        self.known.write_heads(&mut self.session.conn)
+    }
+}

@@ -1,0 +1,246 @@
+//! The one thread that writes: what waits when a commit ends shares the next one.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use diesel::{
+    QueryResult, SqliteConnection,
+    connection::{AnsiTransactionManager, Connection, TransactionManager},
+    result::Error,
+};
+use domain_events::{StoreError, StoreErrorKind};
+
+use crate::{
+    SqliteOptions, database, failure, known::Known, place::Place, queue::Queue, reader::Job,
+    session::Session, transaction::Transaction,
+};
+
+/// How many events share a commit at most.
+const GROUP_EVENTS: usize = 4_096;
+
+/// Something to be written, with somebody who waits for the answer.
+pub(crate) trait Request: Send {
+    /// How many events it appends.
+    fn events(&self) -> usize {
+        0
+    }
+
+    /// Does its part in the open transaction; may be called again in another one. What is the
+    /// request's own fault is kept for its answer and leaves no trace in the transaction.
+    fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()>;
+
+    /// Tells how it ended.
+    fn answer(self: Box<Self>, end: Result<(), Fault>);
+}
+
+/// Why a transaction was not committed.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// It was rolled back.
+    NotCommitted(StoreError),
+    /// The commit itself failed.
+    Unknown(StoreError),
+}
+
+impl Fault {
+    /// The fault, where it makes no difference whether the commit failed or was not reached.
+    pub(crate) fn into_error(self) -> StoreError {
+        match self {
+            Self::NotCommitted(error) | Self::Unknown(error) => error,
+        }
+    }
+
+    fn kind(&self) -> StoreErrorKind {
+        match self {
+            Self::NotCommitted(error) | Self::Unknown(error) => error.kind(),
+        }
+    }
+
+    /// Whether it may be the fault of a single request, and not of the whole database.
+    fn may_be_of_one(&self) -> bool {
+        matches!(self, Self::NotCommitted(error)
+            if matches!(error.kind(), StoreErrorKind::Other | StoreErrorKind::Corrupt))
+    }
+}
+
+/// What the writer's queue holds.
+pub(crate) enum Work {
+    Write(Box<dyn Request>),
+    /// A question to a database that has only one connection.
+    Read(Job),
+}
+
+enum Turn {
+    Write(Vec<Box<dyn Request>>),
+    Read(Job),
+}
+
+/// Answers requests one by one; held while an answer is given, so that no two overlap.
+#[derive(Clone, Default)]
+pub(crate) struct Answers(Arc<Mutex<()>>);
+
+impl Answers {
+    pub(crate) fn give(&self, request: Box<dyn Request>, end: Result<(), Fault>) {
+        let _one_by_one = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if catch_unwind(AssertUnwindSafe(|| request.answer(end))).is_err() {
+            log::error!("whoever waited for the store's answer panicked on it");
+        }
+    }
+}
+
+/// The owner of the connection that writes.
+pub(crate) struct Writer {
+    place: Place,
+    options: SqliteOptions,
+    answers: Answers,
+    session: Option<Session>,
+    known: Option<Known>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        conn: SqliteConnection,
+        place: Place,
+        options: SqliteOptions,
+        answers: Answers,
+    ) -> Self {
+        Self {
+            place,
+            options,
+            answers,
+            session: Some(Session::new(conn)),
+            known: None,
+        }
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(crate) fn run(mut self, queue: &Queue<Work>) {
+        while let Some(turn) = queue.take(next_turn) {
+            match turn {
+                Some(Turn::Write(group)) => self.write(group),
+                Some(Turn::Read(job)) => self.read(job),
+                None => {}
+            }
+        }
+    }
+
+    fn write(&mut self, mut group: Vec<Box<dyn Request>>) {
+        let end = self.commit(&mut group);
+        if let Err(fault) = &end {
+            log::warn!(requests = group.len(), kind:? = fault.kind(); "a transaction was not committed");
+            if group.len() > 1 && fault.may_be_of_one() {
+                return group
+                    .into_iter()
+                    .for_each(|request| self.write(vec![request]));
+            }
+        }
+        for request in group {
+            self.answers.give(request, end.clone());
+        }
+    }
+
+    fn read(&mut self, job: Job) {
+        let session = open(&mut self.session, &self.place, &self.options);
+        let asked = catch_unwind(AssertUnwindSafe(|| job(session)));
+        if asked.is_err() {
+            log::error!("whoever waited for the store's answer panicked on it");
+        }
+    }
+
+    fn commit(&mut self, group: &mut [Box<dyn Request>]) -> Result<(), Fault> {
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.try_commit(group)));
+        let end = attempt.unwrap_or_else(|_| Err(Fault::NotCommitted(panicked())));
+        if let Err(fault) = &end {
+            self.clean_up(fault);
+        }
+        end
+    }
+
+    fn try_commit(&mut self, group: &mut [Box<dyn Request>]) -> Result<(), Fault> {
+        let session = open(&mut self.session, &self.place, &self.options);
+        let session = session.map_err(Fault::NotCommitted)?;
+        let not_committed = |error| {
+            Fault::NotCommitted(failure::store_error(
+                "the transaction was rolled back",
+                error,
+            ))
+        };
+        AnsiTransactionManager::begin_transaction_sql(&mut session.conn, "BEGIN IMMEDIATE")
+            .map_err(not_committed)?;
+        apply(session, &mut self.known, group).map_err(not_committed)?;
+        Manager::commit_transaction(&mut session.conn)
+            .map_err(|error| Fault::Unknown(failure::store_error("the commit failed", error)))
+    }
+
+    /// Forgets what the transaction has changed, with the connection where it cannot be trusted.
+    fn clean_up(&mut self, fault: &Fault) {
+        self.known = None;
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.names = Default::default();
+        let rolled_back = match Manager::rollback_transaction(&mut session.conn) {
+            Ok(()) | Err(Error::NotInTransaction) => true,
+            Err(_) => false,
+        };
+        let is_sound = rolled_back && matches!(fault, Fault::NotCommitted(_));
+        // A database in memory is gone with its connection.
+        if !is_sound && self.place.is_file() {
+            self.session = None;
+        }
+    }
+}
+
+type Manager = <SqliteConnection as Connection>::TransactionManager;
+
+fn apply(
+    session: &mut Session,
+    known: &mut Option<Known>,
+    group: &mut [Box<dyn Request>],
+) -> QueryResult<()> {
+    let mut tx = Transaction::new(session, known)?;
+    for request in group {
+        request.apply(&mut tx)?;
+    }
+    tx.write_heads()
+}
+
+fn open<'a>(
+    session: &'a mut Option<Session>,
+    place: &Place,
+    options: &SqliteOptions,
+) -> Result<&'a mut Session, StoreError> {
+    match session {
+        Some(session) => Ok(session),
+        None => Ok(session.insert(Session::new(database::writer(place, options)?))),
+    }
+}
+
+/// Takes what may share a transaction, in order.
+fn next_turn(waiting: &mut VecDeque<Work>) -> Option<Turn> {
+    let mut group = Vec::new();
+    let mut events = 0;
+    loop {
+        match waiting.pop_front() {
+            Some(Work::Read(job)) if group.is_empty() => return Some(Turn::Read(job)),
+            Some(Work::Write(request))
+                if group.is_empty() || events + request.events() <= GROUP_EVENTS =>
+            {
+                events += request.events();
+                group.push(request);
+            }
+            Some(next) => {
+                waiting.push_front(next);
+                return Some(Turn::Write(group));
+            }
+            None => return (!group.is_empty()).then_some(Turn::Write(group)),
+        }
+    }
+}
+
+fn panicked() -> StoreError {
+    StoreError::new(StoreErrorKind::Other, "the transaction was broken off")
+}
