@@ -1,1 +1,26 @@
-//! event-system
+#![doc = include_str!("../README.md")]
+
+mod config;
+pub use config::{Config, Store};
+
+mod builder;
+pub use builder::EventSystemBuilder;
+
+mod system;
+pub use system::EventSystem;
+
+mod status;
+pub use status::SystemStatus;
+
+mod error;
+pub use error::SystemError;
+
+#[doc(no_inline)]
+pub use domain_events::{
+    self, DomainEvent, Event, EventHandler, HandlerContext, HandlerError, NewEvent, Priority,
+    Receipt, RetryPolicy, StartFrom, Subscription, Urgency,
+};
+#[doc(no_inline)]
+pub use event_bus_core::BusConfig;
+#[doc(no_inline)]
+pub use event_store_diesel::SqliteOptions;

@@ -1,0 +1,54 @@
+//! What a system is doing, at one moment.
+
+use std::{fmt, path::PathBuf};
+
+use domain_events::BusStatistics;
+use event_store_diesel::SqliteEventStore;
+
+/// What a system is doing, at one moment.
+#[derive(Clone, Debug)]
+pub struct SystemStatus {
+    /// Whether it runs; else it is stopping or stopped.
+    pub running: bool,
+    /// The file of the store; `None` for a store in memory, and for none at all.
+    pub file: Option<PathBuf>,
+    /// Whether events are kept by a store.
+    pub durable: bool,
+    /// Events in the log that are still to be read: recovery, or a queue that overflowed.
+    pub behind: u64,
+    /// All counters.
+    pub statistics: BusStatistics,
+}
+
+impl SystemStatus {
+    pub(crate) fn of(statistics: &BusStatistics, store: Option<&SqliteEventStore>) -> Self {
+        Self {
+            running: statistics.running,
+            file: store.and_then(SqliteEventStore::path).map(Into::into),
+            durable: store.is_some(),
+            behind: statistics.lag,
+            statistics: statistics.clone(),
+        }
+    }
+}
+
+impl fmt::Display for SystemStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.running { "running" } else { "stopped" };
+        let kind = if self.durable { "durable" } else { "volatile" };
+        let BusStatistics {
+            accepted,
+            recovered,
+            finished,
+            in_flight,
+            capacity,
+            ..
+        } = self.statistics;
+        write!(
+            f,
+            "{state}, {kind}: {accepted} accepted, {recovered} recovered, {finished} finished, \
+             {in_flight} of {capacity} in flight, {} behind",
+            self.behind,
+        )
+    }
+}

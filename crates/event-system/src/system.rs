@@ -1,0 +1,134 @@
+//! A running system.
+
+use std::{sync::Arc, time::Duration};
+
+use domain_events::{
+    BusStatistics, DeadLetter, EventBus, NewEvent, PublishError, Receipt, StopError, StopReport,
+    StoreError, SubscribeError, Subscription, WaitError,
+};
+use event_bus_core::InMemoryEventBus;
+use event_store_diesel::SqliteEventStore;
+
+use crate::{EventSystemBuilder, SystemStatus};
+
+/// A running system: a bus, and the store behind it where there is one. A cheap clone.
+#[derive(Clone, Debug)]
+pub struct EventSystem {
+    bus: Arc<InMemoryEventBus>,
+    store: Option<Arc<SqliteEventStore>>,
+}
+
+impl EventSystem {
+    /// A builder with default settings: a volatile system until a store is named.
+    pub fn builder() -> EventSystemBuilder {
+        EventSystemBuilder::default()
+    }
+
+    pub(crate) fn new(bus: InMemoryEventBus, store: Option<Arc<SqliteEventStore>>) -> Self {
+        Self {
+            bus: Arc::new(bus),
+            store,
+        }
+    }
+
+    /// Publishes one event, waiting for room. Durable: `Ok` comes after the commit (P1).
+    ///
+    /// # Errors
+    /// [`PublishError`] says what did not happen.
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    pub async fn publish(&self, event: impl Into<NewEvent>) -> Result<Receipt, PublishError> {
+        self.bus.publish(event.into()).await
+    }
+
+    /// Publishes events atomically and consecutively (P3).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); no event of the batch is published then.
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the batch or touched nothing.
+    pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
+        self.bus.publish_all(events).await
+    }
+
+    /// Publishes one event if there is room now, else gives it back in the error (P4).
+    ///
+    /// # Errors
+    /// [`PublishError::Full`] with the event, or as [`publish`](Self::publish).
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    pub async fn try_publish(&self, event: impl Into<NewEvent>) -> Result<Receipt, PublishError> {
+        self.bus.try_publish(event.into()).await
+    }
+
+    /// Adds a subscription to the running system (L4).
+    ///
+    /// # Errors
+    /// When the name is taken, or the subscription cannot work.
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError> {
+        self.bus.subscribe(subscription).await
+    }
+
+    /// Removes a subscription and waits for its running attempts (L4). Returns whether there was
+    /// one of the name.
+    pub async fn unsubscribe(&self, name: &str) -> bool {
+        self.bus.unsubscribe(name).await
+    }
+
+    /// Waits until nothing is queued, running, waiting for a retry or behind in the log, and
+    /// progress is saved (L3).
+    ///
+    /// # Errors
+    /// From inside a handler, which it would wait for.
+    pub async fn wait_idle(&self) -> Result<(), WaitError> {
+        self.bus.wait_idle().await
+    }
+
+    /// Up to `limit` dead letters, oldest first, of one subscription or of all.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn dead_letters(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        self.bus.dead_letters(subscription, limit).await
+    }
+
+    /// The counters of the bus at this moment.
+    pub fn statistics(&self) -> BusStatistics {
+        self.bus.statistics()
+    }
+
+    /// What the system is doing at this moment.
+    pub fn status(&self) -> SystemStatus {
+        SystemStatus::of(&self.bus.statistics(), self.store.as_deref())
+    }
+
+    /// The bus, as the port that an application can hold.
+    pub fn bus(&self) -> Arc<dyn EventBus> {
+        Arc::clone(&self.bus) as _
+    }
+
+    /// The store, where there is one.
+    pub fn store(&self) -> Option<&Arc<SqliteEventStore>> {
+        self.store.as_ref()
+    }
+
+    /// Stops the bus, draining until `deadline`, and closes the store (L2). Other clones of the
+    /// system find it stopped.
+    ///
+    /// # Errors
+    /// From inside a handler, which it would wait for; the system then goes on.
+    pub async fn shutdown(self, deadline: Duration) -> Result<StopReport, StopError> {
+        let report = self.bus.stop(deadline).await?;
+        if let Some(store) = &self.store {
+            store.close().await;
+        }
+        Ok(report)
+    }
+}
