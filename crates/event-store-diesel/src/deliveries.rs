@@ -48,8 +48,9 @@ impl Request for ChangesRequest {
     }
 
     fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        let Self { refusal, done, .. } = *self;
         let end = end.map_err(Fault::into_error);
-        (self.done)(end.and_then(|()| self.refusal.map_or(Ok(()), Err)));
+        done(end.and_then(|()| refusal.map_or(Ok(()), Err)));
     }
 }
 

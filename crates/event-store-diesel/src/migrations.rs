@@ -43,8 +43,8 @@ impl Error for Cause {
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources.map(|error| format!("{error}; ")).collect()
+    let source = error.source().map_or_else(String::new, chain);
+    format!("{error}; {source}")
 }
 
 #[cfg(test)]

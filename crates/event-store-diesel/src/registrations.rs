@@ -7,7 +7,7 @@ use domain_events::{
 };
 
 use crate::{
-    positions,
+    failure, positions,
     queries::{self, SubscriptionRow, WaitingRow},
     rows::unsigned,
     session::{broken, count},
@@ -83,8 +83,9 @@ impl Request for RegistrationRequest {
     }
 
     fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        let Self { state, done, .. } = *self;
         let end = end.map_err(Fault::into_error);
-        (self.done)(end.and_then(|()| self.state.ok_or_else(crate::failure::closed)));
+        done(end.and_then(|()| state.ok_or_else(failure::closed)));
     }
 }
 

@@ -1,0 +1,92 @@
+//! Processes that are killed, and processes that come second.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use domain_events::{EventStore, Position};
+use event_store_diesel::{OpenError, SqliteEventStore, SqliteOptions};
+use event_testkit::event_store::{append_all, noted};
+
+use crate::support::{folder, open};
+
+const STORE: &str = "EVENT_STORE_OF_CHILD";
+
+/// This test binary once more, running nothing but [`child`] on the store.
+fn spawn_child(path: &Path) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["crash::child", "--exact", "--nocapture", "--ignored"])
+        .env(STORE, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Appends events and says so, one a line, until it is killed.
+#[test]
+#[ignore = "a process of its own, started by the other tests"]
+#[expect(clippy::print_stdout, reason = "the parent reads it")]
+fn child() {
+    let Some(path) = env::var_os(STORE) else {
+        return;
+    };
+    let store = open(Path::new(&path));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for number in 0.. {
+        let event = noted(&(number % 3).to_string(), &number.to_string());
+        let positions = runtime.block_on(append_all(&store, [event]));
+        println!("\nappended {}", positions[0]);
+    }
+}
+
+/// Waits until the child has said that it appended this many, and returns the last position.
+fn wait_for(child: &mut Child, events: usize) -> u64 {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let appended = lines.map_while(Result::ok);
+    let mut positions = appended.filter_map(|line| line.strip_prefix("appended ")?.parse().ok());
+    positions.nth(events - 1).unwrap()
+}
+
+#[tokio::test]
+async fn p1_every_acknowledged_event_survives_a_kill() {
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    let mut before = 0;
+    for round in 1..=3 {
+        let mut child = spawn_child(&path);
+        let acknowledged = wait_for(&mut child, 40 * round);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open(&path);
+        let log = store.read_log(Position::ZERO, usize::MAX).await.unwrap();
+        assert!(acknowledged > before && log.len() as u64 >= acknowledged);
+        let positions = log.iter().map(|event| event.position().unwrap().get());
+        assert!(positions.eq(1..=log.len() as u64));
+        before = log.len() as u64;
+        store.close().await;
+    }
+}
+
+#[test]
+fn r6_another_process_is_named_while_it_has_the_store() {
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    let mut child = spawn_child(&path);
+    wait_for(&mut child, 1);
+    match SqliteEventStore::open(&path, SqliteOptions::default()) {
+        Err(OpenError::InUse {
+            holder: Some(holder),
+            ..
+        }) => assert_eq!(holder.pid, child.id()),
+        other => panic!("opened: {other:?}"),
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The lock goes with the process, whatever its file says.
+    open(&path).close_blocking();
+}
