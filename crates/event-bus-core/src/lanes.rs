@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn d5_keeping_an_aggregate_counts_as_starts_of_its_lane() {
         let mut lanes = Lanes::default();
-        LANES.map(|urgency| lanes.push(urgency, urgency));
+        for urgency in LANES {
+            lanes.push(urgency, urgency);
+        }
         assert_eq!(lanes.pop(|_| true), Some(Urgency::High));
         let kept = (0..100)
             .take_while(|_| lanes.may_keep(Urgency::High))

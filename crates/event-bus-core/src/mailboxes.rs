@@ -154,6 +154,9 @@ impl Mailboxes {
     /// one more worker has something to do.
     pub(crate) fn finish_round(&mut self, id: MailboxId) -> (Option<Round>, bool) {
         let mailbox = &mut self.boxes[id];
+        if let Some(record) = mailbox.queue.pop_front() {
+            mailbox.urgencies[record.envelope.urgency() as usize] -= 1;
+        }
         let kept = match mailbox.turn {
             Turn::Running { kept } => kept,
             Turn::Idle | Turn::Ready { .. } => MOST_KEPT,
@@ -270,8 +273,8 @@ impl Mailboxes {
     fn start_round(&mut self, id: MailboxId, kept: u32) -> Option<Round> {
         let mailbox = &mut self.boxes[id];
         mailbox.turn = Turn::Running { kept };
-        let record = mailbox.queue.pop_front()?;
-        mailbox.urgencies[record.envelope.urgency() as usize] -= 1;
+        // It leaves the queue when its round is over, so that a stop finds every event here.
+        let record = Arc::clone(mailbox.queue.front()?);
         let mut passed_over = Vec::new();
         for blocked in &mut mailbox.blocked {
             if let Some(target) = record.target(&blocked.subscribed) {

@@ -1,0 +1,4 @@
+//! The bus without a store, checked from outside.
+
+mod conformance;
+mod retry;
