@@ -46,8 +46,7 @@ pub(crate) fn kind_of(error: &Error) -> StoreErrorKind {
     }
 }
 
-/// What SQLite's `message` means: Diesel gives no code for these, and SQLite has not changed the
-/// texts since 2013.
+/// What SQLite's `message` means: Diesel gives no code for these.
 pub(crate) fn kind_of_message(message: &str) -> StoreErrorKind {
     const MEANINGS: [(&str, StoreErrorKind); 8] = [
         ("is locked", StoreErrorKind::Busy),

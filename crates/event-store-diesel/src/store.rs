@@ -70,7 +70,7 @@ impl SqliteEventStore {
         ownership::check_untouched(&place, options.share_database)?;
         let lock = FileLock::take(place.path())?;
         let conn = database::create(&place, &options)?;
-        Self::start(conn, place, options, Some(Arc::new(lock)))
+        Self::start(conn, &place, options, Some(Arc::new(lock)))
     }
 
     /// A store that is gone when it is closed or dropped; for tests and trials.
@@ -84,7 +84,7 @@ impl SqliteEventStore {
             source,
         })?;
         let conn = database::create(&place, &options)?;
-        Self::start(conn, place, options, None)
+        Self::start(conn, &place, options, None)
     }
 
     /// The file of the store; `None` in memory. It is absolute and free of links.
@@ -127,7 +127,7 @@ impl SqliteEventStore {
 
     fn start(
         conn: SqliteConnection,
-        place: Place,
+        place: &Place,
         options: SqliteOptions,
         lock: Option<Arc<FileLock>>,
     ) -> Result<Self, OpenError> {

@@ -845,10 +845,8 @@ pub async fn f6_a_dead_letter_is_kept_and_waits_no_longer(store: &impl Store) {
             .waiting
             .is_empty()
     );
-    assert_eq!(
-        store.dead_letters(None, 10).await.unwrap(),
-        [letter.clone()]
-    );
+    let kept = store.dead_letters(None, 10).await.unwrap();
+    assert_eq!(kept, std::slice::from_ref(&letter));
 
     let again = DeadLetter {
         reason: DeadLetterReason::Permanent,
@@ -858,10 +856,8 @@ pub async fn f6_a_dead_letter_is_kept_and_waits_no_longer(store: &impl Store) {
     change(store, vec![DeliveryChange::Dead(one, again.clone())])
         .await
         .unwrap();
-    assert_eq!(
-        store.dead_letters(Some("one"), 10).await.unwrap(),
-        [again.clone()]
-    );
+    let kept = store.dead_letters(Some("one"), 10).await.unwrap();
+    assert_eq!(kept, std::slice::from_ref(&again));
 
     let nowhere = DeadLetter {
         position: None,

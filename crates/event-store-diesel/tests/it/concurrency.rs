@@ -51,8 +51,7 @@ fn append_from_many_threads(store: &Arc<impl EventStore + 'static>) -> Vec<Vec<u
     for _ in 0..THREADS * BATCHES {
         receive.recv_timeout(PATIENCE).unwrap();
     }
-    let answers = answers.lock().unwrap().clone();
-    answers
+    std::mem::take(&mut *answers.lock().unwrap())
 }
 
 #[tokio::test]
