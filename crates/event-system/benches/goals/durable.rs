@@ -111,8 +111,8 @@ pub(crate) fn batch(scale: Scale) -> Result<Vec<Figure>> {
         })
     };
     let reference = || {
-        let events = events(count, AGGREGATES).collect();
-        reference::commits(&folder()?.path().join("plain.db"), events, BATCH)
+        let events: Vec<_> = events(count, AGGREGATES).collect();
+        reference::commits(&folder()?.path().join("plain.db"), &events, BATCH)
     };
     Ok(vec![compare(
         "durable/batch",

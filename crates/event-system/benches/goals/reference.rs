@@ -1,4 +1,4 @@
-//! What the goals are measured against: bare channels, and a bare SQLite writer.
+//! What the goals are measured against: bare channels, and a bare writer of `SQLite`.
 
 use std::{
     any::Any,
@@ -222,7 +222,7 @@ async fn publish(
 }
 
 /// Events a second, `size` a commit, on the thread that makes them.
-pub(crate) fn commits(path: &Path, events: Vec<Measured>, size: usize) -> Result<f64> {
+pub(crate) fn commits(path: &Path, events: &[Measured], size: usize) -> Result<f64> {
     let connection = open(path)?;
     let mut commits = Commits::new(&connection)?;
     let start = Instant::now();
