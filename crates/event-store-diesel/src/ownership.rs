@@ -20,7 +20,8 @@ const MIGRATIONS_TABLE: &str = "__diesel_schema_migrations";
 pub(crate) fn check_untouched(place: &Place, share: bool) -> Result<(), OpenError> {
     // The file itself is never opened but through SQLite: to close it would drop SQLite's locks.
     let size = fs::metadata(place.path()).map_or(0, |file| file.len());
-    if size == 0 {
+    // What a journal has to say only a writer can read, so that has to wait for the lock.
+    if size == 0 || is_beside(place.path(), "-journal") {
         return Ok(());
     }
     let mut conn =
@@ -30,12 +31,16 @@ pub(crate) fn check_untouched(place: &Place, share: bool) -> Result<(), OpenErro
 
 /// Where there is a write-ahead log, it has to be read too, with the files that takes.
 fn access(path: &Path) -> Access {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    match Path::new(&log).exists() {
+    match is_beside(path, "-wal") {
         true => Access::Look,
         false => Access::LookUntouched,
     }
+}
+
+fn is_beside(path: &Path, ending: &str) -> bool {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    Path::new(&name).exists()
 }
 
 /// Refuses a database that is not ours.
