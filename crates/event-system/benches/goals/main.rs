@@ -68,16 +68,7 @@ struct Options {
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
     if let Some(name) = &options.alone {
-        let (_, measure) = GOALS
-            .iter()
-            .find(|(known, _)| known == name)
-            .context("no such goal")?;
-        println!(
-            "{}",
-            serde_json::to_string(&measure(Scale {
-                quick: options.quick
-            })?)?
-        );
+        println!("{}", serde_json::to_string(&options.measure_here(name)?)?);
         return Ok(ExitCode::SUCCESS);
     }
     if let Some([file, events]) = options.fill.as_deref() {
@@ -99,17 +90,9 @@ fn measure_and_report(options: &Options) -> Result<ExitCode> {
         options.names.join(" or ")
     );
     let mut figures = Vec::new();
-    let mut wrong = false;
     for name in chosen {
         eprintln!("measuring {name}");
-        match options.measure(name) {
-            Ok(measured) => figures.extend(measured),
-            Err(error) => {
-                eprintln!("✗ {error:#}");
-                figures.push(Figure::wrong(name, &format!("{error:#}")));
-                wrong = true;
-            }
-        }
+        figures.extend(options.measure(name)?);
     }
     if options.json {
         println!("{}", report::json(&figures)?);
@@ -117,6 +100,7 @@ fn measure_and_report(options: &Options) -> Result<ExitCode> {
         println!("{}", report::table(&figures));
     }
     // Quick figures are too rough to fail for, wrong answers never are.
+    let wrong = figures.iter().any(|figure| figure.error.is_some());
     let missed = !options.quick && figures.iter().any(|figure| !figure.ok());
     Ok(if wrong || missed {
         ExitCode::FAILURE
@@ -132,6 +116,16 @@ impl Options {
                 .names
                 .iter()
                 .any(|chosen| name.starts_with(chosen.as_str()))
+    }
+
+    /// The figures of one goal, or what went wrong in its place.
+    fn measure_here(&self, name: &str) -> Result<Vec<Figure>> {
+        let (_, measure) = GOALS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .context("no such goal")?;
+        let measured = measure(Scale { quick: self.quick });
+        Ok(measured.unwrap_or_else(|error| vec![Figure::wrong(name, &format!("{error:#}"))]))
     }
 
     /// Measures one goal in a process of its own, so that none finds the memory of another.
