@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use domain_events::{
-    EventEnvelope, HandlerContext, HandlerError, Priority, StartFrom, Subscription,
-};
+use domain_events::{EventEnvelope, HandlerContext, HandlerError, Subscription};
 
 use crate::watch::Watch;
 
-/// A subscription that leaves its sighting of every event, and nothing else.
+/// A subscription that leaves its sighting of every event, and does nothing else.
 pub(crate) fn subscription(watch: Arc<Watch>) -> Subscription {
     let audit = move |_: Arc<EventEnvelope>, cx: HandlerContext| {
         let watch = Arc::clone(&watch);
@@ -18,6 +16,4 @@ pub(crate) fn subscription(watch: Arc<Watch>) -> Subscription {
         }
     };
     Subscription::to_all("audit", audit)
-        .priority(Priority::LOW)
-        .start_from(StartFrom::Beginning)
 }
