@@ -1,7 +1,10 @@
 //! All statements, a function each. What runs often is built so that Diesel prepares it once.
+//!
+//! None has a `LIMIT` with a bound value, nor `first`, which is one: SQLite looks at the value when
+//! it plans, and so prepares the statement again each time. Reading stops after enough rows.
 
 use diesel::{
-    connection::SimpleConnection,
+    connection::{DefaultLoadingMode, SimpleConnection},
     dsl::{max, sql},
     prelude::*,
     sql_types::{BigInt, Text},
@@ -62,11 +65,11 @@ pub(crate) fn column_names(conn: &mut Conn, table: &str) -> QueryResult<Vec<Stri
 
 pub(crate) fn application(conn: &mut Conn) -> QueryResult<Option<String>> {
     let names = de_format::table.select(de_format::application);
-    names.first(conn).optional()
+    names.get_result(conn).optional()
 }
 
 pub(crate) fn format(conn: &mut Conn) -> QueryResult<i64> {
-    de_format::table.select(de_format::version).first(conn)
+    de_format::table.select(de_format::version).get_result(conn)
 }
 
 // The log: writing
@@ -113,7 +116,7 @@ pub(crate) fn event_type_key(conn: &mut Conn, name: &str) -> QueryResult<Option<
     de_event_types::table
         .filter(de_event_types::event_type.eq(name))
         .select(de_event_types::type_key)
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
@@ -121,13 +124,13 @@ pub(crate) fn event_type(conn: &mut Conn, key: i64) -> QueryResult<Option<String
     de_event_types::table
         .find(key)
         .select(de_event_types::event_type)
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
 pub(crate) fn last_event_type_key(conn: &mut Conn) -> QueryResult<i64> {
     let key = de_event_types::table.select(max(de_event_types::type_key));
-    key.first::<Option<i64>>(conn)
+    key.get_result::<Option<i64>>(conn)
         .map(Option::unwrap_or_default)
 }
 
@@ -140,7 +143,7 @@ pub(crate) fn aggregate_head(
         .filter(de_aggregates::aggregate_type.eq(aggregate.aggregate_type()))
         .filter(de_aggregates::aggregate_id.eq(aggregate.id()))
         .select((de_aggregates::aggregate_key, de_aggregates::head_version))
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
@@ -149,13 +152,13 @@ pub(crate) fn aggregate(conn: &mut Conn, key: i64) -> QueryResult<Option<(String
     de_aggregates::table
         .find(key)
         .select((de_aggregates::aggregate_type, de_aggregates::aggregate_id))
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
 pub(crate) fn last_aggregate_key(conn: &mut Conn) -> QueryResult<i64> {
     let key = de_aggregates::table.select(max(de_aggregates::aggregate_key));
-    key.first::<Option<i64>>(conn)
+    key.get_result::<Option<i64>>(conn)
         .map(Option::unwrap_or_default)
 }
 
@@ -166,7 +169,7 @@ pub(crate) fn head(conn: &mut Conn) -> QueryResult<i64> {
     sqlite_sequence::table
         .find("de_events")
         .select(sqlite_sequence::seq)
-        .first(conn)
+        .get_result(conn)
         .optional()
         .map(Option::unwrap_or_default)
 }
@@ -175,7 +178,7 @@ pub(crate) fn greatest_event_id(conn: &mut Conn) -> QueryResult<Option<Vec<u8>>>
     de_events::table
         .order(de_events::event_id.desc())
         .select(de_events::event_id)
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
@@ -183,7 +186,7 @@ pub(crate) fn event(conn: &mut Conn, id: &EventId) -> QueryResult<Option<FoundRo
     found_events::table
         .filter(found_events::event_id.eq(&id.as_bytes()[..]))
         .select(FoundRow::as_select())
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
@@ -191,21 +194,22 @@ pub(crate) fn event_at(conn: &mut Conn, position: i64) -> QueryResult<Option<Fou
     found_events::table
         .find(position)
         .select(FoundRow::as_select())
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
 pub(crate) fn events_after(
     conn: &mut Conn,
     after: Position,
-    limit: i64,
+    limit: usize,
 ) -> QueryResult<Vec<FoundRow>> {
     found_events::table
         .filter(found_events::position.gt(signed(after.get())))
         .order(found_events::position)
-        .limit(limit)
         .select(FoundRow::as_select())
-        .load(conn)
+        .load_iter::<_, DefaultLoadingMode>(conn)?
+        .take(limit)
+        .collect()
 }
 
 pub(crate) fn events_of_aggregate(
@@ -213,16 +217,17 @@ pub(crate) fn events_of_aggregate(
     key: i64,
     first: Version,
     last: Version,
-    limit: i64,
+    limit: usize,
 ) -> QueryResult<Vec<FoundRow>> {
     found_events::table
         .filter(found_events::aggregate_key.eq(key))
         .filter(found_events::version.ge(signed(first.get())))
         .filter(found_events::version.le(signed(last.get())))
         .order(found_events::version)
-        .limit(limit)
         .select(FoundRow::as_select())
-        .load(conn)
+        .load_iter::<_, DefaultLoadingMode>(conn)?
+        .take(limit)
+        .collect()
 }
 
 // Subscriptions
@@ -239,7 +244,7 @@ pub(crate) fn subscription(conn: &mut Conn, name: &str) -> QueryResult<Option<Su
     de_subscriptions::table
         .filter(de_subscriptions::name.eq(name))
         .select(SubscriptionRow::as_select())
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 
@@ -262,7 +267,10 @@ pub(crate) fn has_subscription(conn: &mut Conn, id: i64) -> QueryResult<bool> {
     let found = de_subscriptions::table
         .find(id)
         .select(de_subscriptions::subscription_id);
-    found.first::<i64>(conn).optional().map(|id| id.is_some())
+    found
+        .get_result::<i64>(conn)
+        .optional()
+        .map(|id| id.is_some())
 }
 
 pub(crate) fn update_progress(
@@ -379,16 +387,22 @@ pub(crate) struct DeadLetterRow {
 pub(crate) fn dead_letters(
     conn: &mut Conn,
     subscription: Option<&str>,
-    limit: i64,
+    limit: usize,
 ) -> QueryResult<Vec<(DeadLetterRow, String)>> {
     let letters = de_dead_letters::table
         .inner_join(de_subscriptions::table)
         .order(de_dead_letters::dead_letter_id)
-        .limit(limit)
         .select((DeadLetterRow::as_select(), de_subscriptions::name));
     match subscription {
-        Some(name) => letters.filter(de_subscriptions::name.eq(name)).load(conn),
-        None => letters.load(conn),
+        Some(name) => letters
+            .filter(de_subscriptions::name.eq(name))
+            .load_iter::<_, DefaultLoadingMode>(conn)?
+            .take(limit)
+            .collect(),
+        None => letters
+            .load_iter::<_, DefaultLoadingMode>(conn)?
+            .take(limit)
+            .collect(),
     }
 }
 
@@ -399,7 +413,7 @@ pub(crate) fn last_run(conn: &mut Conn) -> QueryResult<Option<(i64, Option<i64>)
     de_runs::table
         .order(de_runs::run_id.desc())
         .select((de_runs::run_id, de_runs::ended_at))
-        .first(conn)
+        .get_result(conn)
         .optional()
 }
 

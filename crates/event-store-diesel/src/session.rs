@@ -11,7 +11,7 @@ use domain_events::{
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow},
-    rows::{signed, unsigned},
+    rows::unsigned,
 };
 
 /// A connection with the names it has read.
@@ -38,7 +38,7 @@ impl Session {
     }
 
     pub(crate) fn log(&mut self, after: Position, limit: usize) -> QueryResult<Vec<EventEnvelope>> {
-        let rows = queries::events_after(&mut self.conn, after, signed(limit as u64))?;
+        let rows = queries::events_after(&mut self.conn, after, limit)?;
         self.names.envelopes(&mut self.conn, rows)
     }
 
@@ -52,7 +52,6 @@ impl Session {
             return Ok(Vec::new());
         };
         let (first, last) = (*versions.start(), *versions.end());
-        let limit = signed(limit as u64);
         let rows = queries::events_of_aggregate(&mut self.conn, key, first, last, limit)?;
         self.names.envelopes_of(&mut self.conn, rows, aggregate)
     }
@@ -62,7 +61,6 @@ impl Session {
         subscription: Option<&str>,
         limit: usize,
     ) -> QueryResult<Vec<DeadLetter>> {
-        let limit = signed(limit as u64);
         let rows = queries::dead_letters(&mut self.conn, subscription, limit)?;
         rows.into_iter()
             .map(|(row, name)| self.dead_letter(row, &name))

@@ -4,7 +4,7 @@ use std::{
     env,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use domain_events::{EventStore, Position};
@@ -16,13 +16,15 @@ use crate::support::{folder, open};
 const STORE: &str = "EVENT_STORE_OF_CHILD";
 
 /// This test binary once more, running nothing but [`child`] on the store.
-fn spawn_child(path: &Path) -> Child {
-    Command::new(env::current_exe().unwrap())
+fn spawn_child(path: &Path) -> (Child, BufReader<ChildStdout>) {
+    let mut child = Command::new(env::current_exe().unwrap())
         .args(["crash::child", "--exact", "--nocapture", "--ignored"])
         .env(STORE, path)
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    (child, output)
 }
 
 /// Appends events and says so, one a line, until it is killed.
@@ -44,10 +46,11 @@ fn child() {
     }
 }
 
-/// Waits until the child has said that it appended this many, and returns the last position.
-fn wait_for(child: &mut Child, events: usize) -> u64 {
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let appended = lines.map_while(Result::ok);
+/// Reads what a child says until it has appended this many, and returns the last position.
+///
+/// The child's output stays open, so that nothing stops it but the kill.
+fn wait_for(output: &mut BufReader<ChildStdout>, events: usize) -> u64 {
+    let appended = output.lines().map_while(Result::ok);
     let mut positions = appended.filter_map(|line| line.strip_prefix("appended ")?.parse().ok());
     positions.nth(events - 1).unwrap()
 }
@@ -58,8 +61,8 @@ async fn p1_every_acknowledged_event_survives_a_kill() {
     let path = folder.path().join("events.db");
     let mut before = 0;
     for round in 1..=3 {
-        let mut child = spawn_child(&path);
-        let acknowledged = wait_for(&mut child, 40 * round);
+        let (mut child, mut output) = spawn_child(&path);
+        let acknowledged = wait_for(&mut output, 40 * round);
         child.kill().unwrap();
         child.wait().unwrap();
         let store = open(&path);
@@ -76,8 +79,8 @@ async fn p1_every_acknowledged_event_survives_a_kill() {
 fn r6_another_process_is_named_while_it_has_the_store() {
     let folder = folder();
     let path = folder.path().join("events.db");
-    let mut child = spawn_child(&path);
-    wait_for(&mut child, 1);
+    let (mut child, mut output) = spawn_child(&path);
+    wait_for(&mut output, 1);
     match SqliteEventStore::open(&path, SqliteOptions::default()) {
         Err(OpenError::InUse {
             holder: Some(holder),
