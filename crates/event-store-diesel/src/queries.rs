@@ -7,8 +7,9 @@ use diesel::{
     connection::{DefaultLoadingMode, SimpleConnection},
     dsl::{max, sql},
     prelude::*,
+    query_builder::{AstPass, QueryFragment, QueryId},
     sql_types::{BigInt, Text},
-    sqlite::SqliteConnection,
+    sqlite::{Sqlite, SqliteConnection},
 };
 use domain_events::{AggregateRef, EventId, Position, Version};
 
@@ -105,10 +106,27 @@ pub(crate) fn insert_aggregate(
 }
 
 pub(crate) fn update_head(conn: &mut Conn, key: i64, head: Version) -> QueryResult<usize> {
-    diesel::update(de_aggregates::table.find(key))
-        .set(de_aggregates::head_version.eq(signed(head.get())))
-        .execute(conn)
+    let head = signed(head.get());
+    UpdateHead { key, head }.execute(conn)
 }
+
+/// Written out, because Diesel prepares its own updates again each time.
+#[derive(Debug, QueryId)]
+struct UpdateHead {
+    key: i64,
+    head: i64,
+}
+
+impl QueryFragment<Sqlite> for UpdateHead {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        pass.push_sql("UPDATE de_aggregates SET head_version = ");
+        pass.push_bind_param::<BigInt, _>(&self.head)?;
+        pass.push_sql(" WHERE aggregate_key = ");
+        pass.push_bind_param::<BigInt, _>(&self.key)
+    }
+}
+
+impl RunQueryDsl<Conn> for UpdateHead {}
 
 // The log: names
 
