@@ -4,6 +4,7 @@ mod concurrency;
 mod conformance;
 mod crash;
 mod damage;
+mod faults;
 mod life_cycle;
 mod refusal;
 mod support;

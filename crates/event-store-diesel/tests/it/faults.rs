@@ -1,0 +1,57 @@
+//! Transactions that do not come to their end.
+
+use domain_events::{AppendError, EventId, EventStore, StoreErrorKind};
+use event_testkit::event_store::{append_all, batch, noted};
+
+use crate::support::{PATIENCE, fresh, sql, submit};
+
+#[tokio::test]
+async fn p6_a_failed_commit_leaves_the_outcome_open_and_the_same_event_again_settles_it() {
+    let (store, folder) = fresh();
+    let path = folder.path().join("events.db");
+    append_all(&*store, [noted("a", "")]).await;
+    // A deferred foreign key is looked at by the commit, and fails it.
+    sql(
+        &path,
+        "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE children \
+         (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED); \
+         CREATE TRIGGER orphans AFTER INSERT ON de_events BEGIN INSERT INTO children VALUES (9); END",
+    );
+    let id = EventId::new();
+    let event = || noted("a", "").id(id);
+    match store.append(batch([event()])).await {
+        Err(AppendError::OutcomeUnknown(_)) => {}
+        other => panic!("not unknown: {other:?}"),
+    }
+    sql(&path, "DROP TRIGGER orphans");
+    assert_eq!(append_all(&*store, [event()]).await, [2]);
+    let event = store.get(id).await.unwrap().unwrap();
+    assert_eq!(event.version().unwrap().get(), 2);
+}
+
+#[tokio::test]
+async fn a_fault_that_ends_the_transaction_is_a_typed_error_and_the_store_works_on() {
+    let (store, folder) = fresh();
+    let path = folder.path().join("events.db");
+    append_all(&*store, [noted("a", "")]).await;
+    sql(
+        &path,
+        "CREATE TRIGGER full BEFORE INSERT ON de_events \
+         BEGIN SELECT RAISE(ROLLBACK, 'database or disk is full'); END",
+    );
+    let answers = [
+        submit(&store, [noted("a", "")]),
+        submit(&store, [noted("b", "")]),
+    ];
+    for answer in answers {
+        match answer.recv_timeout(PATIENCE).unwrap() {
+            Err(AppendError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Full),
+            other => panic!("not full: {other:?}"),
+        }
+    }
+    sql(&path, "DROP TRIGGER full");
+    assert_eq!(
+        append_all(&*store, [noted("a", ""), noted("b", "")]).await,
+        [2, 3]
+    );
+}
