@@ -137,7 +137,8 @@ impl Engine {
     pub(crate) async fn next_start(&self) -> Option<Start> {
         loop {
             self.ready.acquire().await.ok()?.forget();
-            if let Some(start) = self.lock().mailboxes.take() {
+            let start = self.lock().mailboxes.take();
+            if let Some(start) = start {
                 return Some(self.begun(start));
             }
         }

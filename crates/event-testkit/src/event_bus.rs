@@ -456,7 +456,7 @@ pub async fn d2_order_holds_under_retries(harness: &dyn BusHarness) {
     let fails_often = move |event: Event<Noted>, cx: HandlerContext| {
         let journal = log.clone();
         async move {
-            if event.number % 3 == 0 && cx.attempt() < 3 {
+            if event.number.is_multiple_of(3) && cx.attempt() < 3 {
                 return Err(HandlerError::transient("again"));
             }
             journal.write(event.aggregate().id(), event.number);
@@ -508,7 +508,7 @@ pub async fn d2_deliveries_of_an_aggregate_run_one_at_a_time(harness: &dyn BusHa
             }
             tokio::task::yield_now().await;
             place.fetch_sub(1, SeqCst);
-            if event.number % 5 == 0 && cx.attempt() == 1 {
+            if event.number.is_multiple_of(5) && cx.attempt() == 1 {
                 return Err(HandlerError::transient("again"));
             }
             Ok(())

@@ -1,0 +1,4 @@
+//! The assembled system, checked from outside.
+
+mod conformance;
+mod recovery;
