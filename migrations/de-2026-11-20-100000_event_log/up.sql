@@ -44,7 +44,7 @@ CREATE TABLE de_events (
 CREATE UNIQUE INDEX de_events_by_id ON de_events (event_id);
 CREATE UNIQUE INDEX de_events_by_aggregate ON de_events (aggregate_key, version);
 
--- The log as a person reads it; no program of ours does.
+-- The log as a person reads it; no program of ours does. Times are exact, also before 1970.
 CREATE VIEW de_log AS
 SELECT
     e.position,
@@ -59,8 +59,10 @@ SELECT
     e.metadata,
     lower(hex(e.correlation_id)) AS correlation_id,
     lower(hex(e.causation_id)) AS causation_id,
-    strftime('%Y-%m-%dT%H:%M:%fZ', e.occurred_at / 1000000.0, 'unixepoch') AS occurred_at,
-    strftime('%Y-%m-%dT%H:%M:%fZ', e.recorded_at / 1000000.0, 'unixepoch') AS recorded_at
+    strftime('%Y-%m-%dT%H:%M:%S', (e.occurred_at - (e.occurred_at % 1000000 + 1000000) % 1000000) / 1000000, 'unixepoch')
+        || printf('.%06dZ', (e.occurred_at % 1000000 + 1000000) % 1000000) AS occurred_at,
+    strftime('%Y-%m-%dT%H:%M:%S', (e.recorded_at - (e.recorded_at % 1000000 + 1000000) % 1000000) / 1000000, 'unixepoch')
+        || printf('.%06dZ', (e.recorded_at % 1000000 + 1000000) % 1000000) AS recorded_at
 FROM de_events AS e
 LEFT JOIN de_event_types AS t ON t.type_key = e.type_key
 LEFT JOIN de_aggregates AS a ON a.aggregate_key = e.aggregate_key;

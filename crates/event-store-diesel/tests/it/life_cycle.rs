@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use domain_events::{
     AppendError, DeliveryChange, DeliveryStore, EventStore, Position, Progress, Registration,
-    StartFrom, StoreErrorKind,
+    StartFrom, StoreErrorKind, Timestamp,
 };
 use event_store_diesel::{Durability, OpenError, SqliteEventStore, SqliteOptions};
 use event_testkit::event_store::{append_all, batch, noted};
@@ -229,4 +229,29 @@ async fn an_empty_file_is_as_good_as_none() {
     let path = folder.path().join("events.db");
     std::fs::write(&path, "").unwrap();
     assert_eq!(append_all(&open(&path), [noted("a", "")]).await, [1]);
+}
+
+#[tokio::test]
+async fn the_view_shows_the_log_to_a_person() {
+    use diesel::{Connection, RunQueryDsl, SqliteConnection, dsl::sql, sql_types::Text};
+
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    let store = open(&path);
+    let event = noted("a", "hello").metadata("user", "me");
+    append_all(&store, [event.occurred_at(Timestamp::from_micros(-7))]).await;
+    let event = store.read_log(Position::ZERO, 1).await.unwrap().remove(0);
+    let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    let line = sql::<Text>(
+        "SELECT concat_ws(' ', position, event_id, event_type, aggregate_type, aggregate_id, version, urgency, \
+         payload, metadata, occurred_at, recorded_at) FROM de_log",
+    );
+    let id = event.id().to_string().replace('-', "");
+    let at = event.recorded().unwrap().at;
+    assert_eq!(
+        line.get_result::<String>(&mut conn).unwrap(),
+        format!(
+            r#"1 {id} testkit.noted notebook a 1 normal {{"notebook":"a","text":"hello"}} {{"user":"me"}} 1969-12-31T23:59:59.999993Z {at}"#
+        )
+    );
 }
