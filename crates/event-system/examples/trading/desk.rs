@@ -1,6 +1,6 @@
 //! The portfolio's own tables, in a database of their own beside the event log.
 //!
-//! Of their own, because SQLite has one writer a file: in the log's file every booking would wait
+//! Of their own, because `SQLite` has one writer a file: in the log's file every booking would wait
 //! for the log's commits. The guard against repeats is the row of the fill: where there is one for
 //! the position, it is the answer.
 
@@ -127,11 +127,11 @@ impl std::fmt::Debug for Desk {
 
 fn outcome_of(connection: &mut SqliteConnection, position: i64) -> QueryResult<Option<String>> {
     let outcome = fills::table.find(position).select(fills::outcome);
-    outcome.first(connection).optional()
+    outcome.get_result(connection).optional()
 }
 
 fn book_of(connection: &mut SqliteConnection, market: &str) -> QueryResult<Book> {
-    let book = positions::table.find(market).first(connection);
+    let book = positions::table.find(market).get_result(connection);
     Ok(book.optional()?.unwrap_or_else(|| Book::empty(market)))
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn call(order: &OrderApproved, attempt: u32) -> Result<Answer, Failur
         1..=20 => return Err(Failure::Transient),
         _ => {}
     }
-    let fill = (order_hash % 100 != 0).then(|| filled(order, order_hash));
+    let fill = (!order_hash.is_multiple_of(100)).then(|| filled(order, order_hash));
     // An amount beyond all range is an order no exchange takes.
     Ok(fill.flatten().map_or(Answer::Refused, Answer::Executed))
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use diesel::{Connection, SqliteConnection, prelude::*, sql_query};
 
-/// How every SQLite database begins.
+/// How every `SQLite` database begins.
 const SQLITE: &[u8; 16] = b"SQLite format 3\0";
 
 /// Where everything is.
@@ -29,12 +29,12 @@ impl Files {
         }
     }
 
-    /// The event log, an SQLite database.
+    /// The event log, an `SQLite` database.
     pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The portfolio's tables, an SQLite database.
+    /// The portfolio's tables, an `SQLite` database.
     pub(crate) fn desk(&self) -> &Path {
         &self.desk
     }

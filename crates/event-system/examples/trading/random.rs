@@ -1,6 +1,6 @@
 //! Numbers that look random and depend on their seed alone, on every machine alike.
 
-/// One step of SplitMix64.
+/// One step of `SplitMix64`.
 pub(crate) fn mixed(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -54,6 +54,11 @@ impl Trace {
     }
 }
 
+/// The number of the last run in the text of a trace; it may have seen nothing.
+pub(crate) fn runs(text: &str) -> usize {
+    text.lines().filter(|line| *line == "run").count()
+}
+
 /// The sightings in the text of a trace, each with the number of its run, in order.
 pub(crate) fn sightings(text: &str) -> impl Iterator<Item = (u32, Option<Sighting<'_>>)> {
     let lines = text.lines().scan(0, |run, line| {
@@ -99,6 +104,8 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let seen: Vec<_> = sightings(&text).collect();
         assert_eq!(seen, [(1, Some(SEEN)), (2, Some(SEEN))]);
+        drop(Trace::begin_run(&path).unwrap());
+        assert_eq!(runs(&std::fs::read_to_string(&path).unwrap()), 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) fn candles(text: &str) -> Result<Vec<Numbered>, Refusal> {
     let header = reader
         .headers()
         .map_err(|error| refused(&error, &mut lines))?;
-    if header != &HEADER[..] {
+    if *header != HEADER[..] {
         let found = header.iter().collect::<Vec<_>>().join(",");
         return Err(Refusal::value(1, "header", &found, &HEADER.join(",")));
     }

@@ -205,7 +205,7 @@ pub(super) const CHECKS: &[Check] = &[
         SELECT subscription || ': counted ' || done || ', seen ' || seen AS text
         FROM (SELECT c.subscription, c.done, (SELECT count(DISTINCT position) FROM sighting s
                 WHERE s.subscription = c.subscription
-                  AND s.run = (SELECT max(run) FROM sighting)) AS seen
+                  AND s.run = (SELECT run FROM this_run)) AS seen
               FROM counted c)
         WHERE done <> seen",
     ),
@@ -216,7 +216,7 @@ pub(super) const CHECKS: &[Check] = &[
         SELECT subscription || ': counted ' || retries || ', seen ' || seen AS text
         FROM (SELECT c.subscription, c.retries, (SELECT count(*) FROM sighting s
                 WHERE s.subscription = c.subscription AND s.attempt > 1
-                  AND s.run = (SELECT max(run) FROM sighting)) AS seen
+                  AND s.run = (SELECT run FROM this_run)) AS seen
               FROM counted c)
         WHERE retries <> seen",
     ),

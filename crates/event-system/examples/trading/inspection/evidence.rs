@@ -98,6 +98,7 @@ impl Evidence {
                 it.attempt,
             ));
         }
+        self.add("this_run", 1, [[trace::runs(text)]])?;
         self.add("sighting", 7, rows)
     }
 

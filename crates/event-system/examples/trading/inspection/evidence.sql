@@ -79,6 +79,7 @@ CREATE TABLE sighting (
     number INTEGER PRIMARY KEY, run INTEGER, subscription TEXT, aggregate_type TEXT, market TEXT,
     position INTEGER, attempt INTEGER
 );
+CREATE TABLE this_run (run INTEGER);
 CREATE INDEX sighting_by_delivery ON sighting (position, subscription, attempt);
 CREATE TABLE fate (position INTEGER PRIMARY KEY, fate TEXT);
 CREATE TABLE counted (subscription TEXT, done INTEGER, retries INTEGER, waiting INTEGER);
