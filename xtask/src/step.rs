@@ -3,7 +3,9 @@
 use std::{
     env,
     ffi::OsStr,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -43,19 +45,31 @@ pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
         .with_context(|| format!("`{}` could not be run", line(command)))
 }
 
-/// Runs the command and returns how it ended and what it printed to standard output.
+/// Runs the command and returns how it ended and what it printed to standard output, which must
+/// fit into a pipe.
 ///
 /// # Errors
-/// When it cannot be run, or prints what is not text.
-pub(crate) fn output(command: &mut Command) -> Result<(ExitStatus, String)> {
+/// When it cannot be run, or does not end within `limit`.
+pub(crate) fn output_within(command: &mut Command, limit: Duration) -> Result<Output> {
     say(&line(command));
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
+    command.stdout(Stdio::piped());
+    let start = Instant::now();
+    let mut child = command
+        .spawn()
         .with_context(|| format!("`{}` could not be run", line(command)))?;
-    let text = String::from_utf8(output.stdout)
-        .with_context(|| format!("`{}` printed what is not text", line(command)))?;
-    Ok((output.status, text))
+    while child.try_wait()?.is_none() {
+        if start.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            bail!(
+                "`{}` did not end within {} s",
+                line(command),
+                limit.as_secs()
+            );
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(child.wait_with_output()?)
 }
 
 fn line(command: &Command) -> String {

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +15,8 @@ use crate::step;
 
 const CANDLES: &str = "5000";
 const DELIVERIES_A_LIFE: &str = "2000";
+/// Far more than one life takes.
+const LIFETIME: Duration = Duration::from_secs(300);
 /// Far more lives than the candles need.
 const LIVES: u32 = 100;
 
@@ -86,11 +89,12 @@ impl Demo {
             .args(["--candles", CANDLES, "--json", "--db"])
             .arg(db)
             .args(arguments);
-        let (status, printed) = step::output(&mut command)?;
-        match status.code() {
+        let output = step::output_within(&mut command, LIFETIME)?;
+        match output.status.code() {
             None => Ok(None),
             Some(0) => {
-                let report = serde_json::from_str(&printed).context("the demo printed no JSON")?;
+                let report =
+                    serde_json::from_slice(&output.stdout).context("the demo printed no JSON")?;
                 clean(&report)?;
                 Ok(Some(report))
             }
