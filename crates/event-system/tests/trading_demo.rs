@@ -201,6 +201,15 @@ fn a_bad_input_leaves_an_earlier_run_as_it_is() {
 }
 
 #[test]
+fn candles_that_contradict_the_log_are_refused() {
+    let place = Place::new();
+    place.summary(&["--candles", "100"]);
+    let message = place.refused(&["--candles", "100", "--seed", "2"]);
+    assert!(message.contains("other prices"), "{message}");
+    assert_eq!(place.summary(&["--candles", "100"])["lost"], 0);
+}
+
+#[test]
 fn a_file_that_is_not_an_event_log_is_refused_and_left() {
     let place = Place::new();
     let letter = b"Dear customer, this is longer than any header of a database.".repeat(20);

@@ -1,10 +1,10 @@
 //! Feeds candles to the system, each once however often it is fed.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use domain_events::{AppendError, EventId, NewEvent, PublishError};
 use event_system::EventSystem;
 
-use crate::{console::Console, events::CandleClosed};
+use crate::{console::Console, events::CandleClosed, run::Failure};
 
 /// How many candles are published, and committed, together.
 const BATCH: usize = 256;
@@ -16,7 +16,7 @@ pub(crate) async fn feed(
     system: &EventSystem,
     candles: &[CandleClosed],
     console: &Console,
-) -> anyhow::Result<()> {
+) -> Result<(), Failure> {
     let mut progress = console.progress(candles.len());
     for batch in candles.chunks(BATCH) {
         publish(system, batch).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn feed(
 }
 
 /// Publishes a batch; where the log has a part of it, the half with the seam is halved again.
-async fn publish(system: &EventSystem, batch: &[CandleClosed]) -> anyhow::Result<()> {
+async fn publish(system: &EventSystem, batch: &[CandleClosed]) -> Result<(), Failure> {
     let mut left = vec![batch];
     while let Some(batch) = left.pop() {
         match system.publish_all(batch.iter().map(event).collect()).await {
@@ -36,7 +36,13 @@ async fn publish(system: &EventSystem, batch: &[CandleClosed]) -> anyhow::Result
                 let (first, second) = batch.split_at(batch.len() / 2);
                 left.extend([second, first]);
             }
-            Err(error) => return Err(error).with_context(|| unpublished(batch)),
+            Err(PublishError::Append(AppendError::IdTaken { position, .. })) => {
+                let error = anyhow!(
+                    "the log has a candle of the same market and time with other prices, at {position}"
+                );
+                return Err(Failure::Refused(error.context(unpublished(batch))));
+            }
+            Err(error) => return Err(error).with_context(|| unpublished(batch))?,
         }
     }
     Ok(())
