@@ -28,6 +28,7 @@ CREATE TABLE de_blocked (
     subscription_id BIGINT NOT NULL REFERENCES de_subscriptions (subscription_id),
     aggregate_key BIGINT NOT NULL,
     from_position BIGINT NOT NULL,
+    from_version BIGINT NOT NULL,
     PRIMARY KEY (subscription_id, aggregate_key)
 ) WITHOUT ROWID;
 

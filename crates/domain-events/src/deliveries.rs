@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{AggregateRef, EventId, Position, StartFrom, StoreError, Timestamp};
+use crate::{AggregateRef, EventId, Position, StartFrom, StoreError, Timestamp, Version};
 
 /// A subscription's number in one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,8 +58,10 @@ pub struct WaitingDelivery {
 pub struct BlockedAggregate {
     /// The aggregate.
     pub aggregate: AggregateRef,
-    /// Its first event that the subscription has not finished.
+    /// Events of the aggregate from this position on are not finished.
     pub from: Position,
+    /// The version of the first of them.
+    pub version: Version,
 }
 
 /// Why a delivery was given up.

@@ -91,8 +91,10 @@ pub(crate) async fn attempt(
     if attempt > 1 {
         subscribed.meters.retries.up();
     }
-    if matches!(ended, Ended::Failed(..) | Ended::Unreadable(_)) {
+    if let Ended::Failed(_, error) | Ended::Unreadable(error) = &ended {
         subscribed.meters.failed_attempts.up();
+        let (name, id) = (subscribed.name(), envelope.id());
+        log::debug!("attempt failed: subscription={name} event.id={id} attempt={attempt}: {error}");
     }
     (ended, now)
 }

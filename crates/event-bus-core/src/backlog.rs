@@ -6,15 +6,15 @@ use std::{
 };
 
 use domain_events::{
-    AggregateRef, BlockedAggregate, DeliveryChange, DeliveryOutcome, EventEnvelope, Position,
-    StoreError, Timestamp, Version, WaitingDelivery,
+    DeliveryChange, DeliveryOutcome, EventEnvelope, Position, Recorded, StoreError, Timestamp,
+    Version, WaitingDelivery,
 };
 
 use crate::{
     attempt::{Decision, Ended, attempt, decide},
     engine::{Engine, Stores, discard},
     mailboxes::{BacklogStart, Behind, Blocked},
-    pipeline::Wake,
+    pipeline::{Pipeline, Wake},
     record::Record,
     subscriptions::Subscribed,
     timers::Due,
@@ -58,7 +58,7 @@ async fn from_memory(engine: &Arc<Engine>, start: &BacklogStart) {
         )
         .await;
         match made.decision {
-            Decision::Retry(delay, _) => return wait(engine, start, &made, delay, []),
+            Decision::Retry(delay, _) => return wait(engine, start, &made, delay, None),
             Decision::Done(outcome) => {
                 advance_in_memory(engine, start, attempts);
                 done(engine, &record, target, outcome, made.end);
@@ -74,7 +74,7 @@ async fn from_memory(engine: &Arc<Engine>, start: &BacklogStart) {
                     error,
                 );
                 advance_in_memory(engine, start, attempts);
-                engine.give_up(subscribed, letter, Some((&record, target)));
+                engine.give_up(letter, &record, target);
             }
         }
         discard(record);
@@ -119,14 +119,17 @@ fn advance_in_memory(engine: &Engine, start: &BacklogStart, attempts: u32) {
 /// Reads the aggregate's events from the first unfinished one on, and delivers them.
 async fn from_log(engine: &Arc<Engine>, stores: &Stores, start: &BacklogStart) {
     let Some(Here {
-        from,
         version,
         through: known_through,
     }) = here(engine, start)
     else {
         return;
     };
-    let page = match page(stores, &start.aggregate, from, version).await {
+    let versions = version..=Version::new(i64::MAX as u64);
+    let reading = stores
+        .events
+        .read_aggregate(&start.aggregate, versions, MOST_KEPT);
+    let page = match reading.await {
         Ok(page) => page,
         Err(error) => return after_fault(engine, start, &error),
     };
@@ -139,19 +142,20 @@ async fn from_log(engine: &Arc<Engine>, stores: &Stores, start: &BacklogStart) {
         if recorded.position > here.through {
             break;
         }
-        let wanted = recorded.position >= from && start.subscribed.subscription.matches(&envelope);
-        if wanted && deliver(engine, start, &envelope).await.is_none() {
-            return;
+        if start.subscribed.subscription.matches(&envelope) {
+            if deliver(engine, start, &envelope, recorded).await.is_none() {
+                return;
+            }
+        } else {
+            advance_in_log(engine, start, recorded, None);
         }
-        advance_in_log(engine, start, recorded.position, recorded.version);
     }
     rest(engine, start, is_last.then_some(known_through));
 }
 
 /// Where a backlog in the log stands.
 struct Here {
-    from: Position,
-    version: Option<Version>,
+    version: Version,
     through: Position,
 }
 
@@ -163,39 +167,10 @@ fn here(engine: &Engine, start: &BacklogStart) -> Option<Here> {
         .behind
     {
         Behind::Log {
-            from,
-            version,
-            through,
-        } => Some(Here {
-            from,
-            version,
-            through,
-        }),
+            version, through, ..
+        } => Some(Here { version, through }),
         Behind::Memory(_) => None,
     }
-}
-
-async fn page(
-    stores: &Stores,
-    aggregate: &AggregateRef,
-    from: Position,
-    version: Option<Version>,
-) -> Result<Vec<EventEnvelope>, StoreError> {
-    let first = match version {
-        Some(version) => version,
-        // After a restart only the position is known.
-        None => {
-            let at = stores.events.read_log(from.previous(), 1).await?;
-            let version = at.first().filter(|event| event.aggregate() == aggregate);
-            version
-                .and_then(EventEnvelope::version)
-                .unwrap_or(Version::FIRST)
-        }
-    };
-    stores
-        .events
-        .read_aggregate(aggregate, first..=Version::new(i64::MAX as u64), MOST_KEPT)
-        .await
 }
 
 /// Makes one delivery. `None` where it failed and waits for its next attempt.
@@ -203,18 +178,20 @@ async fn deliver(
     engine: &Arc<Engine>,
     start: &BacklogStart,
     envelope: &Arc<EventEnvelope>,
+    recorded: Recorded,
 ) -> Option<()> {
-    let (position, subscribed) = (envelope.position()?, &start.subscribed);
-    let (attempts, first_attempt_at) = {
+    let (position, subscribed) = (recorded.position, &start.subscribed);
+    let id = subscribed.id?;
+    let (attempts, first_attempt_at, may_repeat) = {
         let mut pipeline = engine.lock();
+        let repeats_through = pipeline.cursor.as_ref()?.repeats_through;
         let blocked = pipeline.mailboxes.blocked(start.mailbox, subscribed)?;
-        (blocked.attempts, blocked.first_attempt_at)
+        (
+            blocked.attempts,
+            blocked.first_attempt_at,
+            position <= repeats_through,
+        )
     };
-    let may_repeat = engine
-        .lock()
-        .cursor
-        .as_ref()
-        .is_some_and(|cursor| position <= cursor.repeats_through);
     let now = Instant::now();
     let made = make(
         engine,
@@ -226,55 +203,51 @@ async fn deliver(
         now,
     )
     .await;
-    let id = subscribed.id?;
-    match made.decision {
+    let (outcome, change) = match made.decision {
         Decision::Retry(delay, ref error) => {
-            let aggregate = &start.aggregate;
             let waiting = WaitingDelivery {
                 position,
-                aggregate: aggregate.clone(),
+                aggregate: start.aggregate.clone(),
                 attempts: made.attempt,
                 first_attempt_at: made.first_attempt_at,
                 due_at: Timestamp::now().after(delay),
                 last_error: error.clone(),
             };
-            let blocked = BlockedAggregate {
-                aggregate: aggregate.clone(),
-                from: position,
-            };
-            let changes = [
-                DeliveryChange::Waiting(id, waiting),
-                DeliveryChange::Blocked(id, blocked),
-            ];
-            wait(engine, start, &made, delay, changes);
+            wait(
+                engine,
+                start,
+                &made,
+                delay,
+                Some(DeliveryChange::Waiting(id, waiting)),
+            );
             return None;
         }
         Decision::Done(outcome) => {
-            let recorded_at = envelope
-                .recorded()
-                .map_or(Timestamp::now(), |recorded| recorded.at);
-            count(subscribed, outcome, Timestamp::now().since(recorded_at));
-            if attempts > 0 {
-                let mut pipeline = engine.lock();
-                if let Some(cursor) = &mut pipeline.cursor {
-                    cursor.change([DeliveryChange::Finished(id, position)], None);
-                }
-            }
-            resolve_left(engine, position, subscribed, outcome);
+            count(subscribed, outcome, Timestamp::now().since(recorded.at));
+            (
+                outcome,
+                (attempts > 0).then_some(DeliveryChange::Finished(id, position)),
+            )
         }
         Decision::GiveUp(reason, error) => {
+            let first_attempt_at = made.first_attempt_at;
             let letter = dead_letter(
                 subscribed,
                 envelope,
                 reason,
                 made.attempt,
-                made.first_attempt_at,
+                first_attempt_at,
                 error,
             );
-            engine.give_up(subscribed, letter, None);
-            resolve_left(engine, position, subscribed, DeliveryOutcome::Dead);
+            engine.mourn(subscribed, &letter);
+            (
+                DeliveryOutcome::Dead,
+                Some(DeliveryChange::Dead(id, letter)),
+            )
         }
-    }
+    };
+    advance_in_log(engine, start, recorded, change);
+    resolve_left(engine, position, subscribed, outcome);
     no_longer_waiting(subscribed, attempts);
     Some(())
 }
@@ -290,56 +263,80 @@ fn resolve_left(
     }
 }
 
-fn advance_in_log(engine: &Engine, start: &BacklogStart, done: Position, at: Version) {
+/// Moves on behind a delivery. What is to be committed of it moves the row in the same commit, so
+/// that a delivery is never both over and blocked (R1).
+fn advance_in_log(
+    engine: &Engine,
+    start: &BacklogStart,
+    done: Recorded,
+    change: Option<DeliveryChange>,
+) {
     let mut pipeline = engine.lock();
-    if let Some(blocked) = pipeline.mailboxes.blocked(start.mailbox, &start.subscribed) {
-        blocked.attempts = 0;
-        if let Behind::Log { from, version, .. } = &mut blocked.behind {
-            (*from, *version) = (done.next(), Some(at.next()));
-        }
+    let Pipeline {
+        mailboxes,
+        cursor: Some(cursor),
+        ..
+    } = &mut *pipeline
+    else {
+        return;
+    };
+    let Some(blocked) = mailboxes.blocked(start.mailbox, &start.subscribed) else {
+        return;
+    };
+    blocked.attempts = 0;
+    if let Behind::Log { from, version, .. } = &mut blocked.behind {
+        (*from, *version) = (done.position.next(), done.version.next());
     }
-}
-
-/// Ends the block where everything passed over is done, else gives others their turn. Where the
-/// aggregate had no more events, `read_through` is how far it was passed over before the reading.
-fn rest(engine: &Engine, start: &BacklogStart, read_through: Option<Position>) {
-    let Some(Here { from, through, .. }) = here(engine, start) else {
-        return;
-    };
-    let is_done = from > through || read_through == Some(through);
-    let Some(id) = start.subscribed.id else {
-        return;
-    };
-    let mut pipeline = engine.lock();
-    // Whether it is done is asked again under the lock that ends it: a round may have come between.
-    let still = pipeline
-        .mailboxes
-        .blocked(start.mailbox, &start.subscribed)
-        .is_some_and(
-            |blocked| matches!(blocked.behind, Behind::Log { through: now, .. } if now == through),
-        );
-    let change = if is_done && still {
-        pipeline.mailboxes.unblock(start.mailbox, &start.subscribed);
-        DeliveryChange::Unblocked(id, start.aggregate.clone())
-    } else {
-        DeliveryChange::Blocked(
-            id,
-            BlockedAggregate {
-                aggregate: start.aggregate.clone(),
-                from,
-            },
-        )
-    };
-    let is_blocked = matches!(change, DeliveryChange::Blocked(..));
-    if let Some(cursor) = &mut pipeline.cursor {
-        cursor.change([change], None);
+    if change.is_some() {
+        let row = blocked.row(&start.aggregate);
+        cursor.change(change.into_iter().chain(row), None);
     }
     drop(pipeline);
     engine.wake(Wake {
         saver: true,
         ..Wake::default()
     });
-    if is_blocked {
+}
+
+/// Ends the block where everything passed over is done, else gives others their turn. Where the
+/// aggregate had no more events, `read_through` is how far it was passed over before the reading.
+fn rest(engine: &Engine, start: &BacklogStart, read_through: Option<Position>) {
+    let Some(id) = start.subscribed.id else {
+        return;
+    };
+    let mut pipeline = engine.lock();
+    let Pipeline {
+        mailboxes,
+        cursor: Some(cursor),
+        ..
+    } = &mut *pipeline
+    else {
+        return;
+    };
+    let Some(blocked) = mailboxes.blocked(start.mailbox, &start.subscribed) else {
+        return;
+    };
+    let Behind::Log { from, through, .. } = blocked.behind else {
+        return;
+    };
+    let is_done = from > through || read_through == Some(through);
+    let row = blocked.row(&start.aggregate);
+    if is_done {
+        mailboxes.unblock(start.mailbox, &start.subscribed);
+        cursor.change(
+            [DeliveryChange::Unblocked(id, start.aggregate.clone())],
+            None,
+        );
+    } else {
+        cursor.change(row, None);
+    }
+    drop(pipeline);
+    engine.wake(Wake {
+        saver: true,
+        quiet: is_done,
+        ..Wake::default()
+    });
+    if !is_done {
         again(engine, start);
     }
 }
@@ -381,12 +378,12 @@ async fn make(
 }
 
 /// Lets the backlog wait for its next attempt; durable, that starts after the commit (F4).
-fn wait<const N: usize>(
+fn wait(
     engine: &Engine,
     start: &BacklogStart,
     made: &Made,
     delay: Duration,
-    changes: [DeliveryChange; N],
+    change: Option<DeliveryChange>,
 ) {
     let subscribed = &start.subscribed;
     let due = Due::after(delay, start.mailbox, subscribed);
@@ -394,13 +391,20 @@ fn wait<const N: usize>(
         subscribed.meters.waiting.up();
     }
     let mut pipeline = engine.lock();
-    if let Some(blocked) = pipeline.mailboxes.blocked(start.mailbox, subscribed) {
-        blocked.attempts = made.attempt;
-        blocked.first_attempt_at = made.first_attempt_at;
-    }
-    pipeline.mailboxes.wait(start.mailbox, subscribed);
-    match &mut pipeline.cursor {
-        Some(cursor) => cursor.change(changes, Some(due)),
+    let Pipeline {
+        mailboxes, cursor, ..
+    } = &mut *pipeline;
+    mailboxes.wait(start.mailbox, subscribed);
+    let Some(blocked) = mailboxes.blocked(start.mailbox, subscribed) else {
+        return;
+    };
+    blocked.attempts = made.attempt;
+    blocked.first_attempt_at = made.first_attempt_at;
+    match cursor {
+        Some(cursor) => cursor.change(
+            change.into_iter().chain(blocked.row(&start.aggregate)),
+            Some(due),
+        ),
         None => engine.timers.set(due),
     }
     drop(pipeline);

@@ -247,7 +247,7 @@ fn add(pipeline: &mut Pipeline, subscription: Subscription, state: SubscriptionS
         let mailbox = pipeline.mailboxes.mailbox(&blocked.aggregate);
         let behind = Behind::Log {
             from: blocked.from,
-            version: None,
+            version: blocked.version,
             through: through.max(blocked.from),
         };
         let now = domain_events::Timestamp::now();

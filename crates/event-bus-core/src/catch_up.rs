@@ -8,7 +8,7 @@ use std::{
 use domain_events::{EventEnvelope, Position, Timestamp};
 
 use crate::{
-    admission::{Reservation, Room},
+    admission::Reservation,
     engine::{Engine, Stores},
     pipeline::{Pipeline, Wake},
 };
@@ -72,14 +72,11 @@ async fn hand_over(engine: &Engine, page: Vec<EventEnvelope>) {
                 drop(pipeline);
                 return engine.wake(wake);
             }
-            let Some(room) = room
-                .take()
-                .or_else(|| more.as_mut().and_then(Reservation::take))
-            else {
+            if !room.take() && !more.as_mut().is_some_and(Reservation::take) {
                 break;
-            };
+            }
             if let Some(event) = page.next() {
-                take_up(&mut pipeline, event, room, &mut wake);
+                take_up(&mut pipeline, event, &mut wake);
             }
         }
         drop(pipeline);
@@ -87,12 +84,12 @@ async fn hand_over(engine: &Engine, page: Vec<EventEnvelope>) {
     }
 }
 
-fn take_up(pipeline: &mut Pipeline, event: EventEnvelope, room: Room, wake: &mut Wake) {
+fn take_up(pipeline: &mut Pipeline, event: EventEnvelope, wake: &mut Wake) {
     pipeline.figures.taken_up();
     let since_recorded = event.recorded().map_or(Duration::ZERO, |recorded| {
         Timestamp::now().since(recorded.at)
     });
     let now = Instant::now();
     let accepted_at = now.checked_sub(since_recorded).unwrap_or(now);
-    pipeline.accept(Arc::new(event), Some(room), accepted_at, wake);
+    pipeline.accept(Arc::new(event), true, accepted_at, wake);
 }

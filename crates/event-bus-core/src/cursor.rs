@@ -10,6 +10,7 @@ use domain_events::{
 };
 
 use crate::{
+    mailboxes::Mailboxes,
     record::{Followed, Record},
     subscriptions::{Member, Subscribed},
     timers::Due,
@@ -151,22 +152,35 @@ impl Cursor {
     ///
     /// Both are taken in one step, so that no progress passes a position that only a later commit
     /// covers (R1).
-    pub(crate) fn take_unsaved(&mut self, members: &[Member]) -> (DeliveryChanges, Vec<Due>) {
+    pub(crate) fn take_unsaved(
+        &mut self,
+        members: &[Member],
+        mailboxes: &Mailboxes,
+    ) -> (DeliveryChanges, Vec<Due>) {
         let unsaved = &mut self.unsaved;
         let mut changes = std::mem::take(&mut unsaved.changes);
         let retries = std::mem::take(&mut unsaved.retries);
         unsaved.progressed = false;
         unsaved.in_commit = true;
-        changes.extend(self.progress(members));
+        changes.extend(self.progress(members, mailboxes));
         (changes, retries)
     }
 
-    /// How far each member has come (R3).
-    pub(crate) fn progress(&self, members: &[Member]) -> Vec<DeliveryChange> {
+    /// How far each member has come (R3). A queued event whose aggregate is blocked is covered by
+    /// the block's row, and so is not unfinished as well (R1).
+    pub(crate) fn progress(
+        &self,
+        members: &[Member],
+        mailboxes: &Mailboxes,
+    ) -> Vec<DeliveryChange> {
         let mut open: HashMap<SubscriptionId, Vec<Position>> = HashMap::new();
         for (&(position, _), record) in &self.open {
             for (target, subscribed) in record.targets.iter().enumerate() {
-                if let Some(id) = subscribed.id.filter(|_| record.is_open(target)) {
+                let covered = || mailboxes.is_blocked(record.envelope.aggregate(), subscribed);
+                if let Some(id) = subscribed
+                    .id
+                    .filter(|_| record.is_open(target) && !covered())
+                {
                     open.entry(id).or_default().push(position);
                 }
             }

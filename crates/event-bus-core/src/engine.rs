@@ -184,14 +184,9 @@ impl Engine {
         }
     }
 
-    /// Keeps a delivery that was given up. Durable: with the next commit, which also is the first
-    /// that may pass its position.
-    pub(crate) fn give_up(
-        &self,
-        subscribed: &Subscribed,
-        letter: DeadLetter,
-        held: Option<(&Arc<Record>, usize)>,
-    ) {
+    /// Counts and tells that a delivery was given up.
+    pub(crate) fn mourn(&self, subscribed: &Subscribed, letter: &DeadLetter) {
+        subscribed.meters.dead.up();
         log::warn!(
             "dead letter: subscription={} event.id={} event.type={} attempts={} reason={}: {}",
             letter.subscription,
@@ -201,7 +196,13 @@ impl Engine {
             letter.reason.as_str(),
             letter.error,
         );
-        subscribed.meters.dead.up();
+    }
+
+    /// Keeps a delivery in memory that was given up. Durable: with the next commit, which also is
+    /// the first that may pass its position.
+    pub(crate) fn give_up(&self, letter: DeadLetter, record: &Arc<Record>, target: usize) {
+        let subscribed = &record.targets[target];
+        self.mourn(subscribed, &letter);
         let mut pipeline = self.lock();
         match (subscribed.id, &mut pipeline.cursor) {
             (Some(id), Some(cursor)) => cursor.change([DeliveryChange::Dead(id, letter)], None),
@@ -211,9 +212,7 @@ impl Engine {
             saver: true,
             ..Wake::default()
         };
-        if let Some((record, target)) = held
-            && record.resolve(target, DeliveryOutcome::Dead)
-        {
+        if record.resolve(target, DeliveryOutcome::Dead) {
             wake += pipeline.finish(record);
         }
         drop(pipeline);

@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use domain_events::{AggregateRef, Position, Timestamp, Urgency, Version};
+use domain_events::{
+    AggregateRef, BlockedAggregate, DeliveryChange, Position, Timestamp, Urgency, Version,
+};
 use slab::Slab;
 
 use crate::{lanes::Lanes, record::Record, subscriptions::Subscribed};
@@ -59,7 +61,7 @@ pub(crate) enum Behind {
     /// In the log: the aggregate's events from one position through another (durable).
     Log {
         from: Position,
-        version: Option<Version>,
+        version: Version,
         through: Position,
     },
 }
@@ -214,6 +216,23 @@ impl Mailboxes {
             .find(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))
     }
 
+    /// Whether a subscription is blocked on an aggregate.
+    pub(crate) fn is_blocked(
+        &self,
+        aggregate: &AggregateRef,
+        subscribed: &Arc<Subscribed>,
+    ) -> bool {
+        let mailbox = (self.blocked > 0)
+            .then(|| self.by_aggregate.get(aggregate))
+            .flatten();
+        mailbox.is_some_and(|&id| {
+            self.boxes[id]
+                .blocked
+                .iter()
+                .any(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))
+        })
+    }
+
     /// Ends a block: from the next round on, the subscription takes part again.
     pub(crate) fn unblock(
         &mut self,
@@ -348,6 +367,19 @@ impl Blocked {
             first_attempt_at,
             is_ready: false,
         }
+    }
+
+    /// The row that stands for it; `None` on a volatile bus.
+    pub(crate) fn row(&self, aggregate: &AggregateRef) -> Option<DeliveryChange> {
+        let Behind::Log { from, version, .. } = self.behind else {
+            return None;
+        };
+        let row = BlockedAggregate {
+            aggregate: aggregate.clone(),
+            from,
+            version,
+        };
+        Some(DeliveryChange::Blocked(self.subscribed.id?, row))
     }
 
     /// Whether its next attempt is due, or running.

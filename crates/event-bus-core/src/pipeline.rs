@@ -9,7 +9,7 @@ use std::{
 use domain_events::{EventEnvelope, Position};
 
 use crate::{
-    admission::{Admission, Room},
+    admission::Admission,
     cursor::Cursor,
     mailboxes::Mailboxes,
     record::{Followed, Record},
@@ -87,7 +87,7 @@ impl Pipeline {
     pub(crate) fn accept(
         &mut self,
         envelope: Arc<EventEnvelope>,
-        room: Option<Room>,
+        has_room: bool,
         accepted_at: Instant,
         wake: &mut Wake,
     ) -> Arc<Record> {
@@ -96,7 +96,7 @@ impl Pipeline {
         let repeats = self.cursor.as_ref().zip(position);
         let may_be_repeat =
             repeats.is_some_and(|(cursor, position)| position <= cursor.repeats_through);
-        let record = Record::new(envelope, targets, accepted_at, room, may_be_repeat);
+        let record = Record::new(envelope, targets, accepted_at, has_room, may_be_repeat);
         if let (Some(cursor), Some(position)) = (&mut self.cursor, position) {
             wake.saver |= cursor.opened(position, &record);
         }
@@ -164,7 +164,7 @@ impl Pipeline {
         let member = self.subscriptions.remove(name)?;
         let subscribed = Arc::clone(&member.subscribed);
         if let Some(cursor) = &mut self.cursor {
-            let progress = cursor.progress(&[member]);
+            let progress = cursor.progress(&[member], &self.mailboxes);
             cursor.change(progress, None);
         }
         subscribed.remove();
@@ -203,7 +203,7 @@ impl Pipeline {
                     continue;
                 };
                 let targets = self.subscriptions.targets(event.event_type(), None);
-                let record = Record::new(event, targets, Instant::now(), None, false);
+                let record = Record::new(event, targets, Instant::now(), false, false);
                 followed.found(&record);
                 records.push(record);
             }
@@ -213,8 +213,8 @@ impl Pipeline {
     }
 
     fn release(&self, record: &Record) {
-        if let Some(room) = record.room {
-            self.admission.release(room, 1);
+        if record.has_room {
+            self.admission.release(1);
         }
     }
 }

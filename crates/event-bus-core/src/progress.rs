@@ -5,9 +5,7 @@ use std::{
     time::Duration,
 };
 
-use domain_events::{
-    BlockedAggregate, DeliveryChange, DeliveryChanges, StoreError, StoreErrorKind,
-};
+use domain_events::{DeliveryChange, DeliveryChanges, StoreError, StoreErrorKind};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
@@ -17,7 +15,6 @@ use crate::{
     cursor::Cursor,
     engine::{Engine, Stores},
     lifecycle::Phase,
-    mailboxes::Behind,
     pipeline::{Pipeline, Wake},
     timers::Due,
 };
@@ -72,24 +69,11 @@ fn take(engine: &Engine, closing: bool) -> (DeliveryChanges, Vec<Due>) {
     else {
         return (Vec::new(), Vec::new());
     };
-    let (mut changes, retries) = cursor.take_unsaved(subscriptions.members());
+    let (mut changes, retries) = cursor.take_unsaved(subscriptions.members(), mailboxes);
     if closing {
-        let blocked =
-            mailboxes
-                .all_blocked()
-                .filter_map(|(aggregate, blocked)| match blocked.behind {
-                    Behind::Log { from, .. } => {
-                        let blocked_aggregate = BlockedAggregate {
-                            aggregate: aggregate.clone(),
-                            from,
-                        };
-                        Some(DeliveryChange::Blocked(
-                            blocked.subscribed.id?,
-                            blocked_aggregate,
-                        ))
-                    }
-                    Behind::Memory(_) => None,
-                });
+        let blocked = mailboxes
+            .all_blocked()
+            .filter_map(|(aggregate, blocked)| blocked.row(aggregate));
         changes.extend(blocked);
         if engine.lifecycle.is_clean() {
             changes.push(DeliveryChange::RunEnded);

@@ -138,7 +138,7 @@ fn keep_in_memory(
     let records: Vec<_> = envelopes
         .into_iter()
         .map(|envelope| {
-            let room = room.as_mut().and_then(Reservation::take);
+            let room = room.as_mut().is_some_and(Reservation::take);
             pipeline.accept(envelope, room, now, &mut wake)
         })
         .collect();
@@ -210,16 +210,13 @@ fn committed(
         }
         cursor.head = cursor.head.max(position);
         let is_next = cursor.live && position == cursor.through.next();
-        let taken = room
-            .as_mut()
-            .filter(|_| is_next)
-            .and_then(Reservation::take);
-        cursor.live &= taken.is_some();
+        let has_room = is_next && room.as_mut().is_some_and(Reservation::take);
+        cursor.live &= has_room;
         pipeline.figures.accepted += 1;
-        let followed = if taken.is_some() {
+        let followed = if has_room {
             Followed::new(
                 engine.id,
-                pipeline.accept(event, taken, accepted_at, &mut wake),
+                pipeline.accept(event, has_room, accepted_at, &mut wake),
             )
         } else {
             pipeline.figures.left_to_log();

@@ -12,7 +12,6 @@ use std::{
 use domain_events::{BoxFuture, DeliveryOutcome, EventEnvelope, Handled, Handling, WaitError};
 
 use crate::{
-    admission::Room,
     engine::Engine,
     inside::{self, BusId},
     subscriptions::Subscribed,
@@ -33,7 +32,8 @@ pub(crate) struct Record {
     pub(crate) targets: Arc<[Arc<Subscribed>]>,
     pub(crate) accepted_at: Instant,
     pub(crate) may_be_repeat: bool,
-    pub(crate) room: Option<Room>,
+    /// Whether the event takes a place of the bus's capacity.
+    pub(crate) has_room: bool,
     states: Box<[AtomicU8]>,
     open: AtomicUsize,
     unresolved: AtomicUsize,
@@ -46,7 +46,7 @@ impl Record {
         envelope: Arc<EventEnvelope>,
         targets: Arc<[Arc<Subscribed>]>,
         accepted_at: Instant,
-        room: Option<Room>,
+        has_room: bool,
         may_be_repeat: bool,
     ) -> Arc<Self> {
         let count = targets.len();
@@ -55,7 +55,7 @@ impl Record {
             targets,
             accepted_at,
             may_be_repeat,
-            room,
+            has_room,
             states: (0..count).map(|_| AtomicU8::new(OPEN)).collect(),
             open: AtomicUsize::new(count),
             unresolved: AtomicUsize::new(count),

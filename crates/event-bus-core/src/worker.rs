@@ -6,8 +6,8 @@ use std::{
 };
 
 use domain_events::{
-    BlockedAggregate, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryOutcome, EventEnvelope,
-    Timestamp, WaitingDelivery,
+    DeadLetter, DeadLetterReason, DeliveryChange, DeliveryOutcome, EventEnvelope, Timestamp,
+    WaitingDelivery,
 };
 
 use crate::{
@@ -73,7 +73,7 @@ async fn lead(engine: &Arc<Engine>, round: Round) -> Option<Start> {
             Decision::GiveUp(reason, error) => {
                 let letter =
                     dead_letter(subscribed, &record.envelope, reason, 1, before(age), error);
-                engine.give_up(subscribed, letter, Some((record, target)));
+                engine.give_up(letter, record, target);
             }
         }
     }
@@ -164,12 +164,13 @@ fn block(
     let from = recorded.position;
     let behind = Behind::Log {
         from,
-        version: Some(recorded.version),
+        version: recorded.version,
         through: from,
     };
+    let aggregate = record.envelope.aggregate();
     let blocked = Blocked::new(Arc::clone(subscribed), behind, 1, first_attempt_at);
+    let row = blocked.row(aggregate);
     pipeline.mailboxes.block(*mailbox, blocked);
-    let aggregate = record.envelope.aggregate().clone();
     let waiting = WaitingDelivery {
         position: from,
         aggregate: aggregate.clone(),
@@ -178,13 +179,14 @@ fn block(
         due_at: Timestamp::now().after(delay),
         last_error: error,
     };
-    let changes = [
-        DeliveryChange::Waiting(id, waiting),
-        DeliveryChange::Blocked(id, BlockedAggregate { aggregate, from }),
-    ];
     // The rows and the leaving are one step, so that progress never passes without the rows (R1).
     if let Some(cursor) = &mut pipeline.cursor {
-        cursor.change(changes, Some(due));
+        cursor.change(
+            [DeliveryChange::Waiting(id, waiting)]
+                .into_iter()
+                .chain(row),
+            Some(due),
+        );
     }
     let mut wake = pipeline.leave(record, target);
     drop(pipeline);

@@ -3,7 +3,7 @@
 use diesel::{QueryResult, result::Error};
 use domain_events::{
     AggregateRef, ChangesDone, DeadLetter, DeliveryChange, DeliveryChanges, Position, Progress,
-    StoreError, StoreErrorKind, SubscriptionId, Timestamp, WaitingDelivery,
+    StoreError, StoreErrorKind, SubscriptionId, Timestamp, Version, WaitingDelivery,
 };
 
 use crate::{
@@ -72,7 +72,7 @@ enum Step<'a> {
     PutWaiting(WaitingRow),
     DeleteWaiting(i64, Position),
     PutDeadLetter(NewDeadLetter<'a>),
-    PutBlocked(i64, i64, Position),
+    PutBlocked(i64, i64, (Position, Version)),
     DeleteBlocked(i64, i64),
     EndRun,
     Nothing,
@@ -89,7 +89,7 @@ fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step
         DeliveryChange::Dead(id, letter) => Step::PutDeadLetter(dead(known(tx, *id)?, letter)?),
         DeliveryChange::Blocked(id, blocked) => {
             let aggregate = aggregate_key(tx, &blocked.aggregate)?;
-            Step::PutBlocked(known(tx, *id)?, aggregate, blocked.from)
+            Step::PutBlocked(known(tx, *id)?, aggregate, (blocked.from, blocked.version))
         }
         DeliveryChange::Unblocked(id, aggregate) => match tx.aggregate_key(aggregate)? {
             Some(aggregate) => Step::DeleteBlocked(known(tx, *id)?, aggregate),

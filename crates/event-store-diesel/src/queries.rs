@@ -341,23 +341,28 @@ pub(crate) fn put_blocked(
     conn: &mut Conn,
     subscription: i64,
     aggregate: i64,
-    from: Position,
+    from: (Position, Version),
 ) -> QueryResult<usize> {
     diesel::replace_into(de_blocked::table)
         .values((
             de_blocked::subscription_id.eq(subscription),
             de_blocked::aggregate_key.eq(aggregate),
-            de_blocked::from_position.eq(signed(from.get())),
+            de_blocked::from_position.eq(signed(from.0.get())),
+            de_blocked::from_version.eq(signed(from.1.get())),
         ))
         .execute(conn)
 }
 
-/// Key of the aggregate and first position that waits, for each blocked aggregate.
-pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i64, i64)>> {
+/// Key of the aggregate, and first position and version that wait, for each blocked aggregate.
+pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i64, i64, i64)>> {
     de_blocked::table
         .filter(de_blocked::subscription_id.eq(subscription))
         .order(de_blocked::from_position)
-        .select((de_blocked::aggregate_key, de_blocked::from_position))
+        .select((
+            de_blocked::aggregate_key,
+            de_blocked::from_position,
+            de_blocked::from_version,
+        ))
         .load(conn)
 }
 

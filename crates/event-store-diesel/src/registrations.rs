@@ -3,7 +3,8 @@
 use diesel::QueryResult;
 use domain_events::{
     AggregateRef, BlockedAggregate, Position, Progress, Promise, Registration, RegistrationDone,
-    RunState, StartFrom, StoreError, SubscriptionId, SubscriptionState, Timestamp, WaitingDelivery,
+    RunState, StartFrom, StoreError, SubscriptionId, SubscriptionState, Timestamp, Version,
+    WaitingDelivery,
 };
 
 use crate::{
@@ -153,11 +154,12 @@ fn waiting_delivery(tx: &mut Transaction<'_>, row: WaitingRow) -> QueryResult<Wa
 
 fn blocked_aggregate(
     tx: &mut Transaction<'_>,
-    (key, from): (i64, i64),
+    (key, from, version): (i64, i64, i64),
 ) -> QueryResult<BlockedAggregate> {
     Ok(BlockedAggregate {
         aggregate: aggregate(tx, key)?,
         from: place(from),
+        version: Version::new(place(version).get()),
     })
 }
 

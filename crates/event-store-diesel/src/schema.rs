@@ -91,6 +91,7 @@ table! {
         subscription_id -> BigInt,
         aggregate_key -> BigInt,
         from_position -> BigInt,
+        from_version -> BigInt,
     }
 }
 

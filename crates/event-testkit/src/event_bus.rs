@@ -320,18 +320,17 @@ pub async fn p5_a_handler_publishes_into_a_full_queue(harness: &dyn BusHarness) 
         let bus = other.upgrade();
         async move {
             let aggregate = event.aggregate().id().to_owned();
-            cx.publish(Followed {
-                aggregate: aggregate.clone(),
+            let followed = Followed {
+                aggregate,
                 number: event.number,
-            })
-            .await?;
+            };
             // The bus itself is just as safe to use from the handler's own task.
             let bus = bus.ok_or_else(|| HandlerError::permanent("gone"))?;
-            bus.publish(NewEvent::new(Followed {
-                aggregate,
-                number: event.number + 100,
-            }))
-            .await?;
+            if event.number.is_multiple_of(2) {
+                cx.publish(followed).await?;
+            } else {
+                bus.publish(NewEvent::new(followed)).await?;
+            }
             Ok(())
         }
     };
@@ -356,7 +355,7 @@ pub async fn p5_a_handler_publishes_into_a_full_queue(harness: &dyn BusHarness) 
     soon(bus.wait_idle()).await.unwrap();
     let mut heard = journal.of("heard");
     heard.sort_unstable();
-    assert_eq!(heard, (0..20).chain(100..120).collect::<Vec<_>>());
+    assert_eq!(heard, (0..20).collect::<Vec<_>>());
 }
 
 /// P9: what a handler publishes names its cause, and a repeated attempt derives the same ids.

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use domain_events::{
     BlockedAggregate, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryStore, Position,
     Progress, Registration, RunState, StartFrom, StoreError, SubscriptionId, SubscriptionState,
-    Timestamp, WaitingDelivery,
+    Timestamp, Version, WaitingDelivery,
 };
 
 use super::{Store, append_all, batch, notebook, noted};
@@ -196,6 +196,7 @@ pub async fn f5_a_blocked_aggregate_is_kept_until_it_is_unblocked(store: &impl S
     let blocked = |id: &str, from| BlockedAggregate {
         aggregate: notebook(id),
         from: Position::new(from),
+        version: Version::new(from + 10),
     };
     let blocks = [blocked("a", 1), blocked("b", 2), blocked("a", 3)];
     let changes = blocks.map(|it| DeliveryChange::Blocked(one, it));
