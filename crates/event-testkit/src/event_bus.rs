@@ -492,6 +492,40 @@ pub async fn d2_order_holds_under_retries(harness: &dyn BusHarness) {
     }
 }
 
+/// D2: a retry comes to its end also where many events that its subscription does not want follow.
+pub async fn d2_a_retry_ends_before_events_of_other_types(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 2);
+    let journal = Journal::default();
+    let log = journal.clone();
+    let fails_once = move |event: Event<Noted>, cx: HandlerContext| {
+        let journal = log.clone();
+        async move {
+            if cx.attempt() == 1 {
+                return Err(HandlerError::transient("once"));
+            }
+            journal.write("seen", event.number);
+            Ok(())
+        }
+    };
+    started(
+        &bus,
+        [Subscription::from_fn("once", fails_once).retry(quick_retries(2))],
+    )
+    .await;
+    let other = |number| {
+        NewEvent::new(Followed {
+            aggregate: "a".to_owned(),
+            number,
+        })
+    };
+    let batch = std::iter::once(noted("a", 0))
+        .chain((1..60).map(other))
+        .collect();
+    bus.publish_all(batch).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.of("seen"), [0]);
+}
+
 /// D2: deliveries of an aggregate never run side by side for one subscription.
 pub async fn d2_deliveries_of_an_aggregate_run_one_at_a_time(harness: &dyn BusHarness) {
     let bus = harness.bus(500, 8);
@@ -910,6 +944,7 @@ macro_rules! event_bus_conformance {
             p9_published_events_name_their_cause_and_repeat_their_ids
             d2_order_holds_per_aggregate_with_many_workers
             d2_order_holds_under_retries
+            d2_a_retry_ends_before_events_of_other_types
             d2_deliveries_of_an_aggregate_run_one_at_a_time
             d3_priority_orders_the_first_attempts_of_an_event
             d3_a_failed_attempt_does_not_gate_lower_priorities

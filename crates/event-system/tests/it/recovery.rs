@@ -344,6 +344,51 @@ fn open(file: &Path) -> diesel::SqliteConnection {
     diesel::Connection::establish(file.to_str().unwrap()).unwrap()
 }
 
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[domain_event(name = "test.reset", aggregate = "counter", id = counter)]
+struct Reset {
+    counter: String,
+}
+
+#[tokio::test]
+async fn r1_a_backlog_ends_where_only_events_of_another_type_follow() {
+    let (dir, journal) = (tempdir().unwrap(), Journal::default());
+    let file = dir.path().join("events.db");
+    let later = |_: &Counted, _: u32| {
+        Err(HandlerError::retry_after(
+            Duration::from_secs(3_600),
+            "later",
+        ))
+    };
+    let run = Run::start(&file, 100, [subscription("later", &journal, later)]).await;
+    run.bus.publish(counted("a", 0)).await.unwrap();
+    while attempts_saved(&file) != Some(1) {
+        tokio::task::yield_now().await;
+    }
+    run.bus
+        .publish(NewEvent::new(Reset {
+            counter: "b".to_owned(),
+        }))
+        .await
+        .unwrap();
+    run.stop().await;
+    make_due(&file);
+    let run = Run::start(&file, 100, []).await;
+    for _ in 0..40 {
+        run.bus
+            .publish(NewEvent::new(Reset {
+                counter: "a".to_owned(),
+            }))
+            .await
+            .unwrap();
+    }
+    run.stop().await;
+    let run = Run::start(&file, 100, [handles("later", &journal)]).await;
+    run.idle().await;
+    run.stop().await;
+    assert_eq!(journal.numbers("a"), [0, 0]);
+}
+
 #[tokio::test]
 async fn f5_a_dead_letter_is_kept_and_later_events_go_on() {
     let (dir, journal) = (tempdir().unwrap(), Journal::default());
