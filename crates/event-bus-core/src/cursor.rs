@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use domain_events::{
-    DeliveryChange, DeliveryChanges, DeliveryOutcome, Position, Progress, SubscriptionId,
-};
+use domain_events::{DeliveryChange, DeliveryChanges, DeliveryOutcome, Position, Progress};
 
 use crate::{
     mailboxes::Mailboxes,
@@ -173,33 +171,42 @@ impl Cursor {
         members: &[Member],
         mailboxes: &Mailboxes,
     ) -> Vec<DeliveryChange> {
-        let mut open: HashMap<SubscriptionId, Vec<Position>> = HashMap::new();
+        let place = |wanted: &Arc<Subscribed>| {
+            members
+                .iter()
+                .position(|member| Arc::ptr_eq(&member.subscribed, wanted))
+        };
+        let mut open = vec![Vec::new(); members.len()];
         for (&(position, _), record) in &self.open {
             for (target, subscribed) in record.targets.iter().enumerate() {
-                let covered = || mailboxes.is_blocked(record.envelope.aggregate(), subscribed);
-                if let Some(id) = subscribed
-                    .id
-                    .filter(|_| record.is_open(target) && !covered())
-                {
-                    open.entry(id).or_default().push(position);
+                if let Some(member) = record.is_open(target).then(|| place(subscribed)).flatten() {
+                    open[member].push(position);
                 }
             }
         }
-        let progressed = members.iter().filter_map(|Member { subscribed, joined }| {
-            let id = subscribed.id?;
-            let mut unfinished = open.remove(&id).unwrap_or_default();
-            unfinished.extend(joined.unfinished.range(self.through.next()..));
-            unfinished.sort_unstable();
-            unfinished.dedup();
-            let through = self.through.max(joined.through);
-            Some(DeliveryChange::Progressed(
-                id,
-                Progress {
-                    through,
-                    unfinished,
-                },
-            ))
-        });
+        for (subscribed, mut covered) in mailboxes.covered() {
+            if let Some(member) = place(subscribed) {
+                covered.sort_unstable();
+                open[member].retain(|position| covered.binary_search(position).is_err());
+            }
+        }
+        let progressed = members
+            .iter()
+            .zip(open)
+            .filter_map(|(member, mut unfinished)| {
+                let Member { subscribed, joined } = member;
+                unfinished.extend(joined.unfinished.range(self.through.next()..));
+                unfinished.sort_unstable();
+                unfinished.dedup();
+                let through = self.through.max(joined.through);
+                Some(DeliveryChange::Progressed(
+                    subscribed.id?,
+                    Progress {
+                        through,
+                        unfinished,
+                    },
+                ))
+            });
         progressed.collect()
     }
 

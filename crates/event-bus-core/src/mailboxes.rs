@@ -216,23 +216,6 @@ impl Mailboxes {
             .find(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))
     }
 
-    /// Whether a subscription is blocked on an aggregate.
-    pub(crate) fn is_blocked(
-        &self,
-        aggregate: &AggregateRef,
-        subscribed: &Arc<Subscribed>,
-    ) -> bool {
-        let mailbox = (self.blocked > 0)
-            .then(|| self.by_aggregate.get(aggregate))
-            .flatten();
-        mailbox.is_some_and(|&id| {
-            self.boxes[id]
-                .blocked
-                .iter()
-                .any(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))
-        })
-    }
-
     /// Ends a block: from the next round on, the subscription takes part again.
     pub(crate) fn unblock(
         &mut self,
@@ -272,6 +255,31 @@ impl Mailboxes {
                 .iter()
                 .map(move |blocked| (&mailbox.aggregate, blocked))
         })
+    }
+
+    /// Queued events that each blocked subscription will be passed over on.
+    pub(crate) fn covered(&self) -> Vec<(&Arc<Subscribed>, Vec<Position>)> {
+        let mut covered: Vec<(&Arc<Subscribed>, Vec<Position>)> = Vec::new();
+        for (_, mailbox) in self
+            .boxes
+            .iter()
+            .filter(|(_, mailbox)| !mailbox.blocked.is_empty())
+        {
+            let positions = mailbox
+                .queue
+                .iter()
+                .filter_map(|record| record.envelope.position());
+            for Blocked { subscribed, .. } in &mailbox.blocked {
+                match covered
+                    .iter_mut()
+                    .find(|(other, _)| Arc::ptr_eq(other, subscribed))
+                {
+                    Some((_, more)) => more.extend(positions.clone()),
+                    None => covered.push((subscribed, positions.clone().collect())),
+                }
+            }
+        }
+        covered
     }
 
     /// Empties all mailboxes of the events in them.

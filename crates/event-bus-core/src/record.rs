@@ -34,7 +34,7 @@ pub(crate) struct Record {
     pub(crate) may_be_repeat: bool,
     /// Whether the event takes a place of the bus's capacity.
     pub(crate) has_room: bool,
-    states: Box<[AtomicU8]>,
+    states: States,
     open: AtomicUsize,
     unresolved: AtomicUsize,
     followed: AtomicBool,
@@ -56,7 +56,7 @@ impl Record {
             accepted_at,
             may_be_repeat,
             has_room,
-            states: (0..count).map(|_| AtomicU8::new(OPEN)).collect(),
+            states: States::new(count),
             open: AtomicUsize::new(count),
             unresolved: AtomicUsize::new(count),
             followed: AtomicBool::new(false),
@@ -70,7 +70,7 @@ impl Record {
     }
 
     pub(crate) fn is_open(&self, target: usize) -> bool {
-        self.states[target].load(Ordering::Acquire) == OPEN
+        self.states.of(target).load(Ordering::Acquire) == OPEN
     }
 
     /// Whether somebody holds a receipt of the event.
@@ -92,7 +92,7 @@ impl Record {
 
     /// Leaves a delivery to the log. Returns whether the event is finished by that.
     pub(crate) fn leave(&self, target: usize) -> bool {
-        let was = self.states[target].swap(LEFT, Ordering::AcqRel);
+        let was = self.states.of(target).swap(LEFT, Ordering::AcqRel);
         was == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
@@ -104,7 +104,7 @@ impl Record {
             DeliveryOutcome::Dead => DEAD,
             DeliveryOutcome::Stopped => STOPPED,
         };
-        let was = self.states[target].swap(code, Ordering::AcqRel);
+        let was = self.states.of(target).swap(code, Ordering::AcqRel);
         if was <= LEFT && self.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.wake();
         }
@@ -113,8 +113,8 @@ impl Record {
 
     /// Resolves whatever is still open or left: the bus has stopped.
     pub(crate) fn stop(&self) {
-        for (target, state) in self.states.iter().enumerate() {
-            if state.load(Ordering::Acquire) <= LEFT {
+        for target in 0..self.targets.len() {
+            if self.states.of(target).load(Ordering::Acquire) <= LEFT {
                 self.resolve(target, DeliveryOutcome::Stopped);
             }
         }
@@ -129,7 +129,7 @@ impl Record {
         if !self.is_resolved() {
             return None;
         }
-        let outcome = |state: &AtomicU8| match state.load(Ordering::Acquire) {
+        let outcome = |target| match self.states.of(target).load(Ordering::Acquire) {
             HANDLED => DeliveryOutcome::Handled,
             SKIPPED => DeliveryOutcome::Skipped,
             DEAD => DeliveryOutcome::Dead,
@@ -137,7 +137,7 @@ impl Record {
         };
         let names = self.targets.iter().map(|target| Arc::clone(target.name()));
         Some(Handled {
-            outcomes: names.zip(self.states.iter().map(outcome)).collect(),
+            outcomes: names.zip((0..self.targets.len()).map(outcome)).collect(),
         })
     }
 
@@ -148,6 +148,31 @@ impl Record {
         unpoisoned(&self.waiters).push(waker.clone());
         // The last outcome may have come before the waker was in its place.
         self.outcomes().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// How many deliveries an event can have before their states need memory of their own.
+const INLINE: usize = 8;
+
+/// The states of an event's deliveries.
+struct States {
+    inline: [AtomicU8; INLINE],
+    more: Box<[AtomicU8]>,
+}
+
+impl States {
+    fn new(count: usize) -> Self {
+        let open = || AtomicU8::new(OPEN);
+        Self {
+            inline: std::array::from_fn(|_| open()),
+            more: (INLINE..count).map(|_| open()).collect(),
+        }
+    }
+
+    fn of(&self, target: usize) -> &AtomicU8 {
+        self.inline
+            .get(target)
+            .unwrap_or_else(|| &self.more[target - INLINE])
     }
 }
 
