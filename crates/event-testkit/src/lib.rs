@@ -1,4 +1,4 @@
-//! Proof for domain-event systems: what every implementation of a port has to do.
+#![doc = include_str!("../README.md")]
 
 pub mod event_bus;
 pub mod event_store;
