@@ -274,9 +274,9 @@ async fn f4_attempts_and_order_survive_the_end_of_a_run() {
         };
         soon(second_attempt_saved).await;
         if crash {
-            run.crash().await
+            run.crash().await;
         } else {
-            drop(run.stop().await)
+            drop(run.stop().await);
         }
         let seen = journal.take();
         assert_eq!(
