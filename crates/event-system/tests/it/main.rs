@@ -2,3 +2,5 @@
 
 mod conformance;
 mod recovery;
+mod system;
+mod trading_demo;
