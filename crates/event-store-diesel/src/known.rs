@@ -16,7 +16,10 @@ const LIMIT: usize = 100_000;
 pub(crate) struct Known {
     data_version: i64,
     pub(crate) head: Position,
-    /// The greatest id in the log: most new ids are greater, and so are known to be new.
+    /// No id in the log is greater, so a greater one is new; most new ids are.
+    ///
+    /// Holds because it is read inside a transaction, only ever rises with what is inserted, and
+    /// is forgotten with the rest when a transaction fails or another connection has committed.
     greatest_id: Option<EventId>,
     event_types: HashMap<Box<str>, i64>,
     last_event_type: i64,

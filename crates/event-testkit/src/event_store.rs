@@ -19,6 +19,9 @@ pub use appending::*;
 mod identity;
 pub use identity::*;
 
+mod identity_model;
+pub use identity_model::*;
+
 mod reading;
 pub use reading::*;
 
@@ -59,6 +62,10 @@ macro_rules! event_store_conformance {
             p6_a_batch_that_is_wholly_there_returns_its_places
             p6_an_event_twice_in_a_batch_is_appended_once
             p6_two_contents_under_one_id_in_a_batch_are_refused
+            p6_an_event_with_an_older_id_than_others_is_found_again
+            p6_an_event_is_found_again_after_a_refused_neighbour
+            p6_an_event_is_found_again_within_one_group
+            p6_events_in_any_order_of_ids_are_found_again
             an_event_that_cannot_be_encoded_is_refused
             the_log_is_read_in_pages
             a_history_is_read_by_version

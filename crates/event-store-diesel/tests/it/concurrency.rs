@@ -6,7 +6,9 @@ use std::{
     thread,
 };
 
-use domain_events::{AppendError, Appended, EventStore, ExpectedVersion, Position, Version};
+use domain_events::{
+    AppendError, Appended, EventId, EventStore, ExpectedVersion, Position, Version,
+};
 use event_testkit::event_store::{append_all, batch, noted};
 
 use crate::support::{PATIENCE, fresh, submit};
@@ -131,6 +133,23 @@ async fn p7_what_another_connection_appends_is_seen() {
     );
     let event = store.read_log(Position::new(3), 1).await.unwrap().remove(0);
     assert_eq!(event.version().unwrap().get(), 3);
+}
+
+#[tokio::test]
+async fn p6_an_event_that_another_connection_appended_is_found() {
+    let (store, folder) = fresh();
+    append_all(&*store, [noted("a", "")]).await;
+    // Greater than every id that the store has seen.
+    crate::support::sql(
+        &folder.path().join("events.db"),
+        "INSERT INTO de_events SELECT 2, x'ffffffffffffffffffffffffffffffff', type_key, aggregate_key, 2, \
+         schema_version, urgency, payload, metadata, correlation_id, causation_id, occurred_at, recorded_at, checksum \
+         FROM de_events; UPDATE de_aggregates SET head_version = 2",
+    );
+    let event = noted("a", "").id(EventId::from_bytes([0xff; 16]));
+    let again = store.append(batch([event])).await.unwrap().remove(0);
+    assert!(again.already_there);
+    assert_eq!(again.event.position(), Some(Position::new(2)));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Transactions that do not come to their end.
 
 use domain_events::{AppendError, EventId, EventStore, StoreErrorKind};
-use event_testkit::event_store::{append_all, batch, noted};
+use event_testkit::event_store::{MayFail, append_all, batch, check_identities, noted};
 
 use crate::support::{PATIENCE, fresh, sql, submit};
 
@@ -54,4 +54,42 @@ async fn a_fault_that_ends_the_transaction_is_a_typed_error_and_the_store_works_
         append_all(&*store, [noted("a", ""), noted("b", "")]).await,
         [2, 3]
     );
+}
+
+#[tokio::test]
+async fn p6_events_are_found_again_whatever_ends_a_transaction() {
+    let (store, folder) = fresh();
+    let path = folder.path().join("events.db");
+    sql(
+        &path,
+        "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE children \
+         (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)",
+    );
+    let failures = [
+        // One event at fault, so that its neighbours are tried again one by one.
+        "SELECT RAISE(ABORT, 'no')",
+        // The whole transaction, behind the back of whoever holds it.
+        "SELECT RAISE(ROLLBACK, 'no')",
+        "SELECT RAISE(ROLLBACK, 'database or disk is full')",
+        // The commit, after which the outcome is open.
+        "INSERT INTO children VALUES (9)",
+    ];
+    for seed in 0..4 {
+        let disturb = |round: usize| {
+            sql(&path, "DROP TRIGGER IF EXISTS failing");
+            let Some(failure) = failures.get(round % 6) else {
+                return MayFail::Nothing;
+            };
+            let at = round % 5;
+            sql(
+                &path,
+                &format!(
+                    "CREATE TRIGGER failing AFTER INSERT ON de_events \
+                     WHEN NEW.version % 5 = {at} BEGIN {failure}; END"
+                ),
+            );
+            MayFail::Anything
+        };
+        check_identities(&*store, seed, disturb).await;
+    }
 }

@@ -1,8 +1,12 @@
 //! Which event it is, and what its history has to be (P6).
 
-use domain_events::{AppendError, EventId, ExpectedVersion, NewEvent, Position, Version};
+use std::sync::mpsc;
 
-use super::{Store, Torn, append_all, append_one, batch, notebook, noted, position};
+use domain_events::{
+    AppendError, Appended, EventId, ExpectedVersion, NewEvent, Position, Timestamp, Version,
+};
+
+use super::{PATIENCE, Store, Torn, append_all, append_one, batch, notebook, noted, position};
 
 /// Each event sees the ones before it.
 pub async fn p6_expected_versions_are_checked_in_order_within_a_batch(store: &impl Store) {
@@ -140,4 +144,77 @@ pub async fn p6_two_contents_under_one_id_in_a_batch_are_refused(store: &impl St
         other => panic!("not taken: {other:?}"),
     }
     assert_eq!(store.head().await.unwrap(), Position::ZERO);
+}
+
+/// An id says nothing of when its event comes: neither the first time nor the second.
+pub async fn p6_an_event_with_an_older_id_than_others_is_found_again(store: &impl Store) {
+    let newest = EventId::from_key(Timestamp::from_micros(i64::MAX), "newest");
+    let oldest = EventId::from_key(Timestamp::from_micros(0), "oldest");
+    let cause = EventId::new();
+    let ids = [
+        newest,
+        cause,
+        EventId::derived(cause, "one", 1),
+        EventId::derived(cause, "one", 2),
+        oldest,
+        EventId::from_bytes([0; 16]),
+    ];
+    for (id, at) in ids.into_iter().zip(1..) {
+        assert_eq!(append_all(store, [noted("a", "").id(id)]).await, [at]);
+    }
+    for (id, at) in ids.into_iter().zip(1..) {
+        let again = append_one(store, noted("a", "").id(id)).await.unwrap();
+        assert!(again.already_there, "{id}");
+        assert_eq!(position(&again), at);
+    }
+    assert_eq!(store.head().await.unwrap(), Position::new(6));
+}
+
+/// What was refused is not there, and what was not refused is.
+pub async fn p6_an_event_is_found_again_after_a_refused_neighbour(store: &impl Store) {
+    let (kept, refused) = (EventId::new(), EventId::new());
+    let no = || {
+        let events = [noted("b", ""), noted("b", "").id(refused)];
+        events.map(|event| event.expect(ExpectedVersion::Exists))
+    };
+    let event = || noted("a", "").id(kept);
+    let answers = answers(
+        store,
+        vec![no().into(), vec![event()], no().into(), vec![event()]],
+    );
+    assert_eq!(answers, [None, Some((1, false)), None, Some((1, true))]);
+    assert_eq!(append_all(store, [noted("b", "").id(refused)]).await, [2]);
+}
+
+/// Whatever shares the commit with it, and in whatever order its id stands to theirs.
+pub async fn p6_an_event_is_found_again_within_one_group(store: &impl Store) {
+    let mut ids: Vec<EventId> = (0..20).map(|_| EventId::new()).collect();
+    ids.reverse();
+    let twice = ids
+        .iter()
+        .chain(&ids)
+        .map(|id| vec![noted("a", "").id(*id)]);
+    let places = answers(store, twice.collect());
+    let expected = (1..=20).map(|at| Some((at, false)));
+    let expected = expected.chain((1..=20).map(|at| Some((at, true))));
+    assert_eq!(places, expected.collect::<Vec<_>>());
+    assert_eq!(store.head().await.unwrap(), Position::new(20));
+}
+
+/// Hands batches over without waiting: where the first event of each is, and whether it was there.
+fn answers(store: &impl Store, batches: Vec<Vec<NewEvent>>) -> Vec<Option<(u64, bool)>> {
+    let (send, receive) = mpsc::channel();
+    let count = batches.len();
+    for events in batches {
+        let send = send.clone();
+        let done = move |end: Result<Vec<Appended>, AppendError>| {
+            let first = end
+                .ok()
+                .map(|all| (position(&all[0]), all[0].already_there));
+            send.send(first).unwrap_or(());
+        };
+        store.submit(batch(events), Box::new(done));
+    }
+    let answer = |_| receive.recv_timeout(PATIENCE).expect("an answer");
+    (0..count).map(answer).collect()
 }
