@@ -137,43 +137,23 @@ impl Engine {
     pub(crate) async fn next_start(&self) -> Option<Start> {
         loop {
             self.ready.acquire().await.ok()?.forget();
-            let start = self.lock().mailboxes.take();
-            if let Some(start) = start {
-                return Some(self.begun(start));
+            let mut wake = Wake::default();
+            let start = self.lock().take(&mut wake);
+            self.wake(wake);
+            if start.is_some() {
+                return start;
             }
         }
     }
 
-    fn begun(&self, start: Start) -> Start {
-        if let Start::Round(round) = &start {
-            self.leave_passed_over(round);
-        }
-        start
-    }
-
-    /// Durable: what a round passes over is left to the log. Volatile: it is in the backlog now.
-    fn leave_passed_over(&self, round: &Round) {
-        if self.stores.is_none() || round.passed_over.is_empty() {
-            return;
-        }
+    /// Ends a round, and with it perhaps the event. Returns the aggregate's next round where the
+    /// worker may keep the aggregate.
+    pub(crate) fn finish_round(&self, round: Round, finished: bool) -> Option<Start> {
         let mut wake = Wake::default();
-        let mut pipeline = self.lock();
-        for &target in &round.passed_over {
-            wake += pipeline.leave(&round.record, target);
-        }
-        drop(pipeline);
+        let next = self.lock().finish_round(&round, finished, &mut wake);
         self.wake(wake);
-    }
-
-    /// Ends a round. Returns the aggregate's next one where the worker may keep the aggregate.
-    pub(crate) fn finish_round(&self, round: Round) -> Option<Start> {
-        let (next, one_more) = self.lock().mailboxes.finish_round(round.mailbox);
-        self.wake(Wake {
-            workers: usize::from(one_more),
-            ..Wake::default()
-        });
         discard(round.record);
-        next.map(|round| self.begun(Start::Round(round)))
+        next.map(Start::Round)
     }
 
     /// Notes the outcome of a delivery that is in memory.

@@ -4,14 +4,12 @@
 //! through its subscriptions, a *round* (D2, D3). A subscription whose delivery failed is *blocked*
 //! on that aggregate: rounds pass it over, and its *backlog* is worked off alone and in order.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use domain_events::{
     AggregateRef, BlockedAggregate, DeliveryChange, Position, Timestamp, Urgency, Version,
 };
+use hashbrown::HashMap;
 use slab::Slab;
 
 use crate::{lanes::Lanes, record::Record, subscriptions::Subscribed};

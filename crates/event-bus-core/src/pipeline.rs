@@ -11,7 +11,7 @@ use domain_events::{EventEnvelope, Position};
 use crate::{
     admission::Admission,
     cursor::Cursor,
-    mailboxes::Mailboxes,
+    mailboxes::{Mailboxes, Round, Start},
     record::{Followed, Record},
     subscriptions::{Subscribed, Subscriptions},
 };
@@ -109,6 +109,44 @@ impl Pipeline {
             wake.workers += usize::from(self.mailboxes.push(Arc::clone(&record)));
         }
         record
+    }
+
+    /// What a worker does next, if anything is ready.
+    pub(crate) fn take(&mut self, wake: &mut Wake) -> Option<Start> {
+        let start = self.mailboxes.take()?;
+        if let Start::Round(round) = &start {
+            self.leave_passed_over(round, wake);
+        }
+        Some(start)
+    }
+
+    /// Ends a round, and the event where `finished` says that nothing holds it. Returns the
+    /// aggregate's next round where the worker may keep the aggregate.
+    pub(crate) fn finish_round(
+        &mut self,
+        round: &Round,
+        finished: bool,
+        wake: &mut Wake,
+    ) -> Option<Round> {
+        if finished {
+            *wake += self.finish(&round.record);
+        }
+        let (next, one_more) = self.mailboxes.finish_round(round.mailbox);
+        wake.workers += usize::from(one_more);
+        if let Some(next) = &next {
+            self.leave_passed_over(next, wake);
+        }
+        next
+    }
+
+    /// Durable: what a round passes over is left to the log, in the step that passes it over.
+    /// Volatile: it is in the backlog now.
+    fn leave_passed_over(&mut self, round: &Round, wake: &mut Wake) {
+        if self.cursor.is_some() {
+            for &target in &round.passed_over {
+                *wake += self.leave(&round.record, target);
+            }
+        }
     }
 
     /// Notes that no delivery holds the event any more.

@@ -1,7 +1,7 @@
 //! The subscriptions of a bus, by what they want and in the order in which they get it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,6 +11,7 @@ use std::{
 use domain_events::{
     EventRegistry, Position, Progress, SubscribeError, Subscription, SubscriptionId,
 };
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use crate::meters::SubscriptionMeters;

@@ -15,7 +15,6 @@ use crate::{
     backlog,
     engine::Engine,
     mailboxes::{Behind, Blocked, Round, Start},
-    record::Record,
     subscriptions::Subscribed,
     timers::Due,
 };
@@ -47,12 +46,13 @@ async fn lead(engine: &Arc<Engine>, round: Round) -> Option<Start> {
         ..
     } = &round;
     let mut now = Instant::now();
+    let mut finished = false;
     for (target, subscribed) in record.targets.iter().enumerate() {
         if passed_over.contains(&target) {
             continue;
         }
         let Some(_running) = subscribed.begin() else {
-            engine.resolve(record, target, DeliveryOutcome::Stopped);
+            finished |= record.resolve(target, DeliveryOutcome::Stopped);
             continue;
         };
         let (ended, end) = attempt(
@@ -68,7 +68,14 @@ async fn lead(engine: &Arc<Engine>, round: Round) -> Option<Start> {
         now = end;
         let policy = subscribed.subscription.retry_policy();
         match decide(ended, policy, 1, age, fastrand::f64()) {
-            Decision::Done(outcome) => done(engine, record, target, outcome, now),
+            Decision::Done(outcome) => {
+                count(
+                    subscribed,
+                    outcome,
+                    now.saturating_duration_since(record.accepted_at),
+                );
+                finished |= record.resolve(target, outcome);
+            }
             Decision::Retry(delay, error) => block(engine, &round, target, age, delay, error),
             Decision::GiveUp(reason, error) => {
                 let letter =
@@ -77,23 +84,7 @@ async fn lead(engine: &Arc<Engine>, round: Round) -> Option<Start> {
             }
         }
     }
-    engine.finish_round(round)
-}
-
-/// Notes that a delivery in memory is handled or skipped.
-pub(crate) fn done(
-    engine: &Engine,
-    record: &Arc<Record>,
-    target: usize,
-    outcome: DeliveryOutcome,
-    now: Instant,
-) {
-    count(
-        &record.targets[target],
-        outcome,
-        now.saturating_duration_since(record.accepted_at),
-    );
-    engine.resolve(record, target, outcome);
+    engine.finish_round(round, finished)
 }
 
 /// Counts a delivery that is handled or skipped.

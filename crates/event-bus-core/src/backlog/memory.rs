@@ -10,7 +10,7 @@ use crate::{
     engine::{Engine, discard},
     mailboxes::{BacklogStart, Behind},
     record::Record,
-    worker::{dead_letter, done},
+    worker::{count, dead_letter},
 };
 
 /// Delivers the events that wait, from the first on.
@@ -37,7 +37,9 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, start: &BacklogStart) {
             Decision::Retry(delay, _) => return wait(engine, start, &made, delay, None),
             Decision::Done(outcome) => {
                 advance_in_memory(engine, start, attempts);
-                done(engine, &record, target, outcome, made.end);
+                let since_publish = made.end.saturating_duration_since(record.accepted_at);
+                count(&start.subscribed, outcome, since_publish);
+                engine.resolve(&record, target, outcome);
             }
             Decision::GiveUp(reason, error) => {
                 let subscribed = &start.subscribed;
