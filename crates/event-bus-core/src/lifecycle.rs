@@ -98,6 +98,11 @@ impl Lifecycle {
         self.until(|phase| phase != Phase::Starting).await;
     }
 
+    /// Waits until the last progress is to be saved.
+    pub(crate) async fn closing(&self) {
+        self.until(|phase| phase >= Phase::Closing).await;
+    }
+
     async fn until(&self, reached: impl Fn(Phase) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());

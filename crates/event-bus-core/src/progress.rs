@@ -8,7 +8,7 @@ use std::{
 use domain_events::{DeliveryChange, DeliveryChanges, StoreError, StoreErrorKind};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -22,18 +22,52 @@ use crate::{
 /// How long after a fault of the store the save is tried again.
 const AFTER_FAULT: Duration = Duration::from_millis(500);
 
+/// What is to be committed together; kept until it is.
+#[derive(Default)]
+struct Batch {
+    changes: DeliveryChanges,
+    retries: Vec<Due>,
+}
+
 /// Saves what is unsaved until the bus closes. Returns what kept the last save from being made.
 pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreError> {
+    let mut batch = Batch::default();
     loop {
         engine.unsaved.notified().await;
         company(&engine).await;
         let closing = engine.lifecycle.phase() == Phase::Closing;
-        let (changes, retries) = take(&engine, closing);
-        let result = save(&engine, &stores, changes, closing).await;
-        committed(&engine, retries);
-        if closing {
-            return result.err();
+        batch.take(&engine, closing);
+        let saved = save(&stores, batch.changes.clone()).await;
+        match saved {
+            Ok(()) => committed(&engine, std::mem::take(&mut batch)),
+            Err(ref error) if !closing => {
+                log::error!("progress not saved, tried again in {AFTER_FAULT:?}: {error}");
+                let _ = timeout(AFTER_FAULT, engine.lifecycle.closing()).await;
+                engine.unsaved.notify_one();
+            }
+            Err(_) => {}
         }
+        if closing {
+            return saved.err();
+        }
+    }
+}
+
+impl Batch {
+    /// Adds what has become unsaved, behind what a failed commit has left.
+    fn take(&mut self, engine: &Engine, closing: bool) {
+        let (changes, retries) = take(engine, closing);
+        let renewed = |old: &DeliveryChange| {
+            let DeliveryChange::Progressed(id, _) = old else {
+                return false;
+            };
+            changes
+                .iter()
+                .any(|new| matches!(new, DeliveryChange::Progressed(same, _) if same == id))
+        };
+        self.changes.retain(|old| !renewed(old));
+        self.changes.extend(changes);
+        self.retries.extend(retries);
     }
 }
 
@@ -82,33 +116,19 @@ fn take(engine: &Engine, closing: bool) -> (DeliveryChanges, Vec<Due>) {
     (changes, retries)
 }
 
-/// Commits changes, however long the store's fault lasts; while the bus closes, once.
-async fn save(
-    engine: &Engine,
-    stores: &Stores,
-    changes: DeliveryChanges,
-    closing: bool,
-) -> Result<(), StoreError> {
-    loop {
-        let (tell, told) = oneshot::channel();
-        let done = Box::new(move |result| drop(tell.send(result)));
-        stores.deliveries.submit_changes(changes.clone(), done);
-        let closed = || StoreError::new(StoreErrorKind::Closed, "the progress was not saved");
-        let Err(error) = told.await.unwrap_or_else(|_| Err(closed())) else {
-            return Ok(());
-        };
-        let give_up = closing || engine.lifecycle.phase() == Phase::Closing;
-        if give_up {
-            log::error!("progress not saved: {error}");
-            return Err(error);
-        }
-        log::error!("progress not saved, tried again in {AFTER_FAULT:?}: {error}");
-        sleep(AFTER_FAULT).await;
-    }
+async fn save(stores: &Stores, changes: DeliveryChanges) -> Result<(), StoreError> {
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| drop(tell.send(result)));
+    stores.deliveries.submit_changes(changes, done);
+    let closed = || StoreError::new(StoreErrorKind::Closed, "the progress was not saved");
+    told.await.unwrap_or_else(|_| Err(closed()))
 }
 
-fn committed(engine: &Engine, retries: Vec<Due>) {
-    retries.into_iter().for_each(|due| engine.timers.set(due));
+fn committed(engine: &Engine, batch: Batch) {
+    batch
+        .retries
+        .into_iter()
+        .for_each(|due| engine.timers.set(due));
     if let Some(cursor) = &mut engine.lock().cursor {
         cursor.saved();
     }

@@ -42,7 +42,16 @@ impl Run {
         capacity: usize,
         subscriptions: impl IntoIterator<Item = Subscription>,
     ) -> Self {
-        let store = Arc::new(SqliteEventStore::open(file, SqliteOptions::default()).unwrap());
+        Self::start_with(file, SqliteOptions::default(), capacity, subscriptions).await
+    }
+
+    async fn start_with(
+        file: &Path,
+        options: SqliteOptions,
+        capacity: usize,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+    ) -> Self {
+        let store = Arc::new(SqliteEventStore::open(file, options).unwrap());
         let config = BusConfig {
             capacity,
             workers: 4,
@@ -340,8 +349,11 @@ fn make_due(file: &Path) {
     assert_eq!(made, 1);
 }
 
+/// Another connection, which waits where the store is just writing.
 fn open(file: &Path) -> diesel::SqliteConnection {
-    diesel::Connection::establish(file.to_str().unwrap()).unwrap()
+    let mut conn = diesel::Connection::establish(file.to_str().unwrap()).unwrap();
+    sql(&mut conn, "PRAGMA busy_timeout = 5000");
+    conn
 }
 
 #[derive(Serialize, Deserialize, DomainEvent)]
@@ -496,6 +508,91 @@ async fn d8_a_late_subscription_reads_the_log_and_then_takes_part() {
     assert_eq!(early.numbers("a"), (0..150).collect::<Vec<_>>());
     assert_eq!(late.numbers("a"), (0..150).collect::<Vec<_>>());
     assert_eq!(now.numbers("a"), (100..150).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn when_a_fault_of_the_store_ends_the_same_bus_works_on() {
+    let (dir, journal) = (tempdir().unwrap(), Journal::default());
+    let file = dir.path().join("events.db");
+    let gate = Arc::new(Semaphore::new(0));
+    let (opened, log) = (Arc::clone(&gate), journal.clone());
+    let waits = move |event: Event<Counted>, cx: HandlerContext| {
+        let (gate, journal) = (Arc::clone(&opened), log.clone());
+        async move {
+            gate.acquire().await?.forget();
+            journal.write(&event, &cx);
+            if cx.attempt() == 1 {
+                Err(HandlerError::transient("once"))
+            } else {
+                Ok(())
+            }
+        }
+    };
+    let policy = RetryPolicy::exponential().base(Duration::from_millis(1));
+    let waits = Subscription::from_fn("waits", waits).retry(policy);
+    let options = SqliteOptions {
+        busy_timeout: Duration::from_millis(5),
+        ..SqliteOptions::default()
+    };
+    let run = Run::start_with(&file, options, 100, [waits]).await;
+    run.bus.publish(counted("a", 0)).await.unwrap();
+
+    let mut other = open(&file);
+    sql(&mut other, "BEGIN IMMEDIATE");
+    gate.add_permits(10);
+    let error = run.bus.publish(counted("a", 1)).await.unwrap_err();
+    let text = format!(
+        "{:?}",
+        std::error::Error::source(&error).and_then(std::error::Error::source)
+    );
+    assert!(text.contains("Busy"), "{text}");
+    while journal.numbers("a").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    sql(&mut other, "COMMIT");
+
+    run.bus.publish(counted("a", 2)).await.unwrap();
+    run.idle().await;
+    let report = run.stop().await;
+    assert_eq!((report.left_in_log, report.unsaved), (0, None));
+    assert_eq!(
+        journal.numbers("a"),
+        [0, 0, 2, 2],
+        "the retry waited for its row"
+    );
+}
+
+#[tokio::test]
+async fn l2_a_stop_during_a_fault_says_what_was_not_saved_and_loses_nothing() {
+    let (dir, journal) = (tempdir().unwrap(), Journal::default());
+    let file = dir.path().join("events.db");
+    let options = || SqliteOptions {
+        busy_timeout: Duration::from_millis(5),
+        ..SqliteOptions::default()
+    };
+    let fails = |_: &Counted, _: u32| Err(HandlerError::transient("not yet"));
+    let failing = subscription("counts", &journal, fails);
+    let run = Run::start_with(&file, options(), 100, [failing]).await;
+    let mut other = open(&file);
+    let receipt = run.bus.publish(counted("a", 0)).await.unwrap();
+    sql(&mut other, "BEGIN IMMEDIATE");
+    while journal.numbers("a").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let report = run.stop().await;
+    assert!(report.unsaved.is_some(), "{report:?}");
+    drop(receipt);
+    sql(&mut other, "COMMIT");
+    journal.take();
+
+    let run = Run::start(&file, 100, [handles("counts", &journal)]).await;
+    run.idle().await;
+    run.stop().await;
+    assert_eq!(journal.numbers("a"), [0]);
+}
+
+fn sql(conn: &mut diesel::SqliteConnection, statement: &str) {
+    diesel::RunQueryDsl::execute(diesel::sql_query(statement), conn).unwrap();
 }
 
 #[tokio::test]
