@@ -96,23 +96,25 @@ impl Cursor {
         }
     }
 
-    /// Tells a receipt the outcome of a delivery that was left to the log.
+    /// Tells a receipt the outcome of a delivery that was left to the log. Returns the record, to be
+    /// dropped without the lock: its payload is the user's.
     pub(crate) fn resolve_left(
         &mut self,
         position: Position,
         subscribed: &Arc<Subscribed>,
         outcome: DeliveryOutcome,
-    ) {
-        let Some(record) = self.left.get(&position).and_then(Weak::upgrade) else {
-            self.left.remove(&position);
-            return;
-        };
-        if let Some(target) = record.target(subscribed) {
+    ) -> Option<Arc<Record>> {
+        let record = self.left.get(&position).and_then(Weak::upgrade);
+        if let Some((record, target)) = record
+            .as_ref()
+            .and_then(|it| Some((it, it.target(subscribed)?)))
+        {
             record.resolve(target, outcome);
         }
-        if record.is_resolved() {
+        if record.as_ref().is_none_or(|record| record.is_resolved()) {
             self.left.remove(&position);
         }
+        record
     }
 
     /// Every record that a receipt may still wait for.

@@ -13,7 +13,7 @@ use domain_events::{
 use super::{MOST_KEPT, again, make, no_longer_waiting, wait};
 use crate::{
     attempt::Decision,
-    engine::{Engine, Stores},
+    engine::{Engine, Stores, discard},
     mailboxes::{BacklogStart, Behind},
     pipeline::{Pipeline, Wake},
     subscriptions::Subscribed,
@@ -167,9 +167,14 @@ fn resolve_left(
     subscribed: &Arc<Subscribed>,
     outcome: DeliveryOutcome,
 ) {
-    if let Some(cursor) = &mut engine.lock().cursor {
-        cursor.resolve_left(position, subscribed, outcome);
-    }
+    let tell = |pipeline: &mut Pipeline| {
+        pipeline
+            .cursor
+            .as_mut()
+            .and_then(|cursor| cursor.resolve_left(position, subscribed, outcome))
+    };
+    let record = tell(&mut engine.lock());
+    record.into_iter().for_each(discard);
 }
 
 /// Moves on behind a delivery. What is to be committed of it moves the row in the same commit, so
