@@ -1,33 +1,28 @@
 //! The bus as its users hold it.
 
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use domain_events::{
     BusStatistics, ConfigError, DeadLetter, DeliveryStore, EventBus, EventRegistry, EventStore,
-    NewEvent, Position, PublishError, Receipt, Registration, RunState, StartError, StopError,
-    StopReport, StoreError, SubscribeError, Subscription, SubscriptionState,
-    SubscriptionStatistics, WaitError,
+    NewEvent, PublishError, Receipt, StartError, StopError, StopReport, StoreError, SubscribeError,
+    Subscription, SubscriptionStatistics, WaitError,
 };
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::runtime::Handle;
 
 use crate::{
-    BusConfig,
+    BusConfig, aboard,
     cursor::Cursor,
     engine::{Engine, Stores},
     inside, lifecycle,
     lifecycle::Phase,
-    mailboxes::{Behind, Blocked},
     meters::latency,
-    pipeline::Pipeline,
     publish::{NoRoom, publish},
-    subscriptions::{Joined, Subscribed},
-    timers::Due,
+    subscriptions::Subscribed,
 };
 
 /// An asynchronous bus: bounded, ordered per aggregate, by priority, with retries; in memory, with
@@ -131,142 +126,6 @@ impl InMemoryEventBus {
         subscriptions.push(subscription.clone());
         Some(Ok(()))
     }
-
-    async fn begin(&self, subscriptions: Vec<Subscription>) -> Result<(), StoreError> {
-        let engine = &self.engine;
-        let Some(stores) = &engine.stores else {
-            let mut pipeline = engine.lock();
-            for subscription in subscriptions {
-                pipeline
-                    .subscriptions
-                    .add(Subscribed::new(subscription, None), Joined::default());
-            }
-            return Ok(());
-        };
-        let registrations = subscriptions.iter().map(registration).collect();
-        let run = stores.deliveries.begin_run(registrations).await?;
-        recover(engine, subscriptions, run);
-        Ok(())
-    }
-
-    async fn join(&self, subscription: Subscription) -> Result<(), SubscribeError> {
-        let engine = &self.engine;
-        engine.lock().subscriptions.check(&subscription)?;
-        let Some(stores) = &engine.stores else {
-            let subscribed = Subscribed::new(subscription, None);
-            engine
-                .lock()
-                .subscriptions
-                .add(subscribed, Joined::default());
-            return Ok(());
-        };
-        let (tell, told) = oneshot::channel();
-        let (joining, wanted) = (Arc::clone(engine), registration(&subscription));
-        let done = move |state: Result<SubscriptionState, StoreError>| {
-            let joined = state.map_err(SubscribeError::Store).and_then(|state| {
-                // The name was free when asked; it may have been taken since.
-                joining.lock().subscriptions.check(&subscription)?;
-                join_log(&joining, subscription, state);
-                Ok(())
-            });
-            drop(tell.send(joined));
-        };
-        stores
-            .deliveries
-            .submit_registration(wanted, Box::new(done));
-        told.await.unwrap_or(Err(SubscribeError::Stopped))
-    }
-}
-
-fn registration(subscription: &Subscription) -> Registration {
-    Registration {
-        name: Arc::clone(subscription.name()),
-        start_from: subscription.start(),
-    }
-}
-
-/// Sets the bus up as the last run has left it: to be read from the first unfinished event on.
-fn recover(engine: &Engine, subscriptions: Vec<Subscription>, run: RunState) {
-    let first = run.subscriptions.iter().map(first_unread).min();
-    let through = first.unwrap_or(run.head).min(run.head);
-    let repeats_through = if run.after_clean_end {
-        Position::ZERO
-    } else {
-        run.head
-    };
-    let mut pipeline = engine.lock();
-    pipeline.cursor = Some(Cursor::new(through, run.head, repeats_through));
-    engine.live.store(through == run.head, Ordering::Release);
-    let mut waiting = Vec::new();
-    for (subscription, state) in subscriptions.into_iter().zip(run.subscriptions) {
-        waiting.extend(add(&mut pipeline, subscription, state));
-    }
-    drop(pipeline);
-    waiting.into_iter().for_each(|due| engine.timers.set(due));
-}
-
-/// Adds a subscription to a running bus; called in the order of the log.
-fn join_log(engine: &Engine, subscription: Subscription, state: SubscriptionState) {
-    let mut pipeline = engine.lock();
-    let is_behind = pipeline.read_again_after(first_unread(&state));
-    let due = add(&mut pipeline, subscription, state);
-    engine.live.store(
-        pipeline.cursor.as_ref().is_some_and(|cursor| cursor.live),
-        Ordering::Release,
-    );
-    drop(pipeline);
-    due.into_iter().for_each(|due| engine.timers.set(due));
-    if is_behind {
-        engine.fell_behind();
-    }
-}
-
-/// The position after which a subscription has something to read.
-fn first_unread(state: &SubscriptionState) -> Position {
-    let unfinished = state
-        .progress
-        .unfinished
-        .first()
-        .map(|position| position.previous());
-    unfinished
-        .unwrap_or(state.progress.through)
-        .min(state.progress.through)
-}
-
-/// Adds a subscription with what the store knows of it. Returns the retries to be made.
-fn add(pipeline: &mut Pipeline, subscription: Subscription, state: SubscriptionState) -> Vec<Due> {
-    let subscribed = Subscribed::new(subscription, Some(state.id));
-    let through = state.progress.through;
-    let waiting: HashMap<_, _> = state
-        .waiting
-        .into_iter()
-        .map(|waiting| (waiting.aggregate.clone(), waiting))
-        .collect();
-    let retries = state.blocked.into_iter().map(|blocked| {
-        let waiting = waiting.get(&blocked.aggregate);
-        let mailbox = pipeline.mailboxes.mailbox(&blocked.aggregate);
-        let behind = Behind::Log {
-            from: blocked.from,
-            version: blocked.version,
-            through: through.max(blocked.from),
-        };
-        let now = domain_events::Timestamp::now();
-        let (attempts, first_attempt_at) = waiting.map_or((0, now), |waiting| {
-            (waiting.attempts, waiting.first_attempt_at)
-        });
-        let blocked = Blocked::new(Arc::clone(&subscribed), behind, attempts, first_attempt_at);
-        pipeline.mailboxes.block(mailbox, blocked);
-        if attempts > 0 {
-            subscribed.meters.waiting.up();
-        }
-        let delay = waiting.map_or(Duration::ZERO, |waiting| waiting.due_at.since(now));
-        Due::after(delay, mailbox, &subscribed)
-    });
-    let retries = retries.collect();
-    pipeline
-        .subscriptions
-        .add(subscribed, Joined::from(state.progress));
-    retries
 }
 
 #[async_trait]
@@ -283,7 +142,7 @@ impl EventBus for InMemoryEventBus {
             planned.started_at = Some(Instant::now());
             planned.subscriptions.clone()
         };
-        if let Err(error) = self.begin(subscriptions).await {
+        if let Err(error) = aboard::begin(&self.engine, subscriptions).await {
             self.engine.lifecycle.advance(Phase::Starting, Phase::New);
             return Err(StartError::Store(error));
         }
@@ -322,7 +181,7 @@ impl EventBus for InMemoryEventBus {
             match self.engine.lifecycle.phase() {
                 // A start that fails makes the bus new again.
                 Phase::New | Phase::Starting => self.engine.lifecycle.started_or_not().await,
-                Phase::Running => return self.join(subscription).await,
+                Phase::Running => return aboard::join(&self.engine, subscription).await,
                 Phase::Stopping | Phase::Closing | Phase::Stopped => {
                     return Err(SubscribeError::Stopped);
                 }

@@ -7,24 +7,47 @@ mod config;
 pub use config::BusConfig;
 
 // The way of an event, in its order.
-mod admission;
-mod attempt;
-mod backlog;
-mod catch_up;
-mod cursor;
-mod dead_letters;
-mod lanes;
-mod mailboxes;
-mod pipeline;
-mod progress;
+
 mod publish;
+
+mod admission;
+
 mod record;
-mod subscriptions;
-mod timers;
+
+mod pipeline;
+
+mod mailboxes;
+
+mod lanes;
+
 mod worker;
 
+mod attempt;
+
+mod backlog;
+
+mod timers;
+
+mod dead_letters;
+
+// What a log behind the bus adds to it.
+
+mod cursor;
+
+mod progress;
+
+mod catch_up;
+
 // What all of them share.
+
 mod engine;
-mod inside;
+
 mod lifecycle;
+
+mod subscriptions;
+
+mod aboard;
+
+mod inside;
+
 mod meters;
