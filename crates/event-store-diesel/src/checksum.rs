@@ -7,7 +7,7 @@ use crate::rows::EventRow;
 
 /// The checksum of `row`. The names behind its keys are part of it, so that a damaged name shows.
 pub(crate) fn checksum(row: &EventRow<'_>, event_type: &str, aggregate: &AggregateRef) -> i64 {
-    let mut sum = Hasher::new();
+    let mut sum = Sum::new();
     let numbers = [
         row.position,
         row.type_key,
@@ -21,27 +21,62 @@ pub(crate) fn checksum(row: &EventRow<'_>, event_type: &str, aggregate: &Aggrega
     sum.update(numbers.map(i64::to_le_bytes).as_flattened());
     let names = [event_type, aggregate.aggregate_type(), aggregate.id()];
     for bytes in [row.event_id, row.payload, row.correlation_id] {
-        add(&mut sum, bytes);
+        sum.add(bytes);
     }
     for text in names {
-        add(&mut sum, text.as_bytes());
+        sum.add(text.as_bytes());
     }
-    add_optional(&mut sum, row.metadata.map(str::as_bytes));
-    add_optional(&mut sum, row.causation_id);
-    i64::from(sum.finalize())
+    sum.add_optional(row.metadata.map(str::as_bytes));
+    sum.add_optional(row.causation_id);
+    sum.finish()
 }
 
-/// Adds the length too, so that no byte can move from one column to the next unseen.
-fn add(sum: &mut Hasher, bytes: &[u8]) {
-    sum.update(&(bytes.len() as u64).to_le_bytes());
-    sum.update(bytes);
+/// A CRC-32 that gathers what it is given: a few long pieces take a third of the time of many
+/// short ones.
+struct Sum {
+    crc: Hasher,
+    gathered: [u8; 512],
+    len: usize,
 }
 
-fn add_optional(sum: &mut Hasher, bytes: Option<&[u8]>) {
-    match bytes {
-        Some(bytes) => add(sum, bytes),
-        // No length is that long, so nothing is told from something empty.
-        None => sum.update(&u64::MAX.to_le_bytes()),
+impl Sum {
+    fn new() -> Self {
+        Self {
+            crc: Hasher::new(),
+            gathered: [0; 512],
+            len: 0,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        let end = self.len + bytes.len();
+        if let Some(room) = self.gathered.get_mut(self.len..end) {
+            room.copy_from_slice(bytes);
+            self.len = end;
+            return;
+        }
+        self.crc.update(&self.gathered[..self.len]);
+        self.len = 0;
+        self.crc.update(bytes);
+    }
+
+    /// Adds the length too, so that no byte can move from one column to the next unseen.
+    fn add(&mut self, bytes: &[u8]) {
+        self.update(&(bytes.len() as u64).to_le_bytes());
+        self.update(bytes);
+    }
+
+    fn add_optional(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => self.add(bytes),
+            // No length is that long, so nothing is told from something empty.
+            None => self.update(&u64::MAX.to_le_bytes()),
+        }
+    }
+
+    fn finish(mut self) -> i64 {
+        self.crc.update(&self.gathered[..self.len]);
+        i64::from(self.crc.finalize())
     }
 }
 
@@ -65,6 +100,16 @@ mod tests {
             occurred_at: 7,
             recorded_at: 8,
             checksum: 0,
+        }
+    }
+
+    #[test]
+    fn how_it_is_gathered_makes_no_difference() {
+        let bytes: Vec<u8> = (0..3_000_u16).map(|it| it.to_le_bytes()[0]).collect();
+        for piece in [1, 7, 64, 511, 512, 513, 1_000, 3_000] {
+            let mut sum = Sum::new();
+            bytes.chunks(piece).for_each(|it| sum.update(it));
+            assert_eq!(sum.finish(), i64::from(crc32fast::hash(&bytes)));
         }
     }
 

@@ -2,21 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use diesel::prelude::*;
+use diesel::{
+    deserialize::{self, FromSql, FromSqlRow},
+    prelude::*,
+    sql_types::Binary,
+    sqlite::{Sqlite, SqliteValue},
+};
 use domain_events::{
     AggregateRef, CorrelationId, EventEnvelope, EventId, EventMetadata, Position, Recorded,
     Timestamp, Urgency, Version,
 };
 
-use crate::{
-    checksum::checksum,
-    schema::{de_events, found_events},
-};
+use crate::{checksum::checksum, schema::found_events};
 
 /// The row of an event, as it is written.
-#[derive(Debug, Insertable)]
-// Otherwise each pattern of absent columns is another statement, and none is prepared once.
-#[diesel(table_name = de_events, treat_none_as_default_value = false)]
+#[derive(Debug)]
 pub(crate) struct EventRow<'a> {
     pub(crate) position: i64,
     pub(crate) event_id: &'a [u8],
@@ -78,7 +78,7 @@ impl<'a> EventRow<'a> {
 #[diesel(table_name = found_events)]
 pub(crate) struct FoundRow {
     position: i64,
-    event_id: Option<Vec<u8>>,
+    event_id: Option<FoundId>,
     type_key: Option<i64>,
     aggregate_key: Option<i64>,
     version: Option<i64>,
@@ -86,11 +86,27 @@ pub(crate) struct FoundRow {
     urgency: Option<i64>,
     payload: Option<Vec<u8>>,
     metadata: Option<Vec<u8>>,
-    correlation_id: Option<Vec<u8>>,
-    causation_id: Option<Vec<u8>>,
+    correlation_id: Option<FoundId>,
+    causation_id: Option<FoundId>,
     occurred_at: Option<i64>,
     recorded_at: Option<i64>,
     checksum: Option<i64>,
+}
+
+/// The bytes of an id, if there are 16.
+#[derive(Debug, FromSqlRow)]
+pub(crate) struct FoundId(Option<[u8; 16]>);
+
+impl FromSql<Binary, Sqlite> for FoundId {
+    fn from_sql(mut value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
+        Ok(Self(value.read_blob().try_into().ok()))
+    }
+}
+
+impl FoundId {
+    fn or_zero(found: Option<&Self>) -> [u8; 16] {
+        found.and_then(|id| id.0).unwrap_or_default()
+    }
 }
 
 impl FoundRow {
@@ -114,7 +130,7 @@ impl FoundRow {
         let metadata = self.event_metadata();
         let intact = known && metadata.is_some() && self.is_intact(&event_type, &aggregate);
         let envelope = EventEnvelope::from_log(
-            EventId::from_bytes(sixteen(self.event_id.as_deref())),
+            EventId::from_bytes(FoundId::or_zero(self.event_id.as_ref())),
             &event_type,
             u32::try_from(self.schema_version.unwrap_or(0)).unwrap_or(0),
             aggregate,
@@ -140,7 +156,7 @@ impl FoundRow {
     fn as_written(&self) -> Option<EventRow<'_>> {
         Some(EventRow {
             position: self.position,
-            event_id: self.event_id.as_deref()?,
+            event_id: self.event_id.as_ref()?.0.as_ref()?,
             type_key: self.type_key?,
             aggregate_key: self.aggregate_key?,
             version: self.version?,
@@ -151,8 +167,11 @@ impl FoundRow {
                 Some(bytes) => Some(std::str::from_utf8(bytes).ok()?),
                 None => None,
             },
-            correlation_id: self.correlation_id.as_deref()?,
-            causation_id: self.causation_id.as_deref(),
+            correlation_id: self.correlation_id.as_ref()?.0.as_ref()?,
+            causation_id: match &self.causation_id {
+                Some(id) => Some(id.0.as_ref()?),
+                None => None,
+            },
             occurred_at: self.occurred_at?,
             recorded_at: self.recorded_at?,
             checksum: self.checksum?,
@@ -164,10 +183,12 @@ impl FoundRow {
             Some(json) => serde_json::from_slice(json).ok()?,
             None => BTreeMap::new(),
         };
-        let causation = self.causation_id.as_deref();
+        let causation = self.causation_id.as_ref();
         Some(EventMetadata {
-            correlation_id: CorrelationId::from_bytes(sixteen(self.correlation_id.as_deref())),
-            causation_id: causation.map(|id| EventId::from_bytes(sixteen(Some(id)))),
+            correlation_id: CorrelationId::from_bytes(FoundId::or_zero(
+                self.correlation_id.as_ref(),
+            )),
+            causation_id: causation.map(|id| EventId::from_bytes(FoundId::or_zero(Some(id)))),
             entries,
         })
     }
@@ -179,12 +200,6 @@ fn no_metadata() -> EventMetadata {
         causation_id: None,
         entries: BTreeMap::new(),
     }
-}
-
-fn sixteen(bytes: Option<&[u8]>) -> [u8; 16] {
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .unwrap_or([0; 16])
 }
 
 const RANK_NORMAL: i64 = 1;
