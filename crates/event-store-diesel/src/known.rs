@@ -23,16 +23,18 @@ pub(crate) struct Known {
     greatest_id: Option<EventId>,
     event_types: HashMap<Box<str>, i64>,
     last_event_type: i64,
-    histories: HashMap<AggregateRef, History>,
+    histories: Vec<History>,
+    /// Where an aggregate's history is among them.
+    indexes: HashMap<AggregateRef, usize>,
     last_aggregate: i64,
-    /// Aggregates whose row is yet to be written, once for the whole group.
-    unwritten: Vec<AggregateRef>,
+    /// The histories whose row is yet to be written, once for the whole group.
+    unwritten: Vec<usize>,
     pub(crate) subscriptions: HashSet<SubscriptionId>,
 }
 
 /// An aggregate's history: its key, if it has a row or is about to, and its last version.
-#[derive(Clone, Copy)]
 struct History {
+    aggregate: AggregateRef,
     key: Option<i64>,
     version: Version,
     has_row: bool,
@@ -50,7 +52,8 @@ impl Known {
                 .map(|id| EventId::from_bytes(id.try_into().unwrap_or([u8::MAX; 16]))),
             event_types: HashMap::new(),
             last_event_type: queries::last_event_type_key(conn)?,
-            histories: HashMap::new(),
+            histories: Vec::new(),
+            indexes: HashMap::new(),
             last_aggregate: queries::last_aggregate_key(conn)?,
             unwritten: Vec::new(),
             subscriptions: HashSet::new(),
@@ -115,7 +118,8 @@ impl Known {
         conn: &mut SqliteConnection,
         aggregate: &AggregateRef,
     ) -> QueryResult<Version> {
-        self.history(conn, aggregate).map(|history| history.version)
+        let index = self.history(conn, aggregate)?;
+        Ok(self.histories[index].version)
     }
 
     /// The key of an aggregate that has a history.
@@ -124,7 +128,8 @@ impl Known {
         conn: &mut SqliteConnection,
         aggregate: &AggregateRef,
     ) -> QueryResult<Option<i64>> {
-        self.history(conn, aggregate).map(|history| history.key)
+        let index = self.history(conn, aggregate)?;
+        Ok(self.histories[index].key)
     }
 
     /// The key of the aggregate and the version of its next event, counted as appended.
@@ -134,27 +139,26 @@ impl Known {
         aggregate: &AggregateRef,
     ) -> QueryResult<(i64, Version)> {
         let next_key = self.last_aggregate + 1;
-        let history = self.history(conn, aggregate)?;
+        let index = self.history(conn, aggregate)?;
+        let history = &mut self.histories[index];
         history.version = history.version.next();
         let (key, version) = (*history.key.get_or_insert(next_key), history.version);
         let was_written = !std::mem::replace(&mut history.is_unwritten, true);
         self.last_aggregate = self.last_aggregate.max(key);
         if was_written {
-            self.unwritten.push(aggregate.clone());
+            self.unwritten.push(index);
         }
         Ok((key, version))
     }
 
     /// Writes the rows of the aggregates that have changed.
     pub(crate) fn write_heads(&mut self, conn: &mut SqliteConnection) -> QueryResult<()> {
-        for aggregate in self.unwritten.drain(..) {
-            let Some(history) = self.histories.get_mut(&aggregate) else {
-                continue;
-            };
+        for index in self.unwritten.drain(..) {
+            let history = &mut self.histories[index];
             let Some(key) = history.key else { continue };
             match history.has_row {
                 true => queries::update_head(conn, key, history.version)?,
-                false => queries::insert_aggregate(conn, key, &aggregate, history.version)?,
+                false => queries::insert_aggregate(conn, key, &history.aggregate, history.version)?,
             };
             history.has_row = true;
             history.is_unwritten = false;
@@ -162,27 +166,25 @@ impl Known {
         Ok(())
     }
 
+    /// The index of an aggregate's history.
     fn history(
         &mut self,
         conn: &mut SqliteConnection,
         aggregate: &AggregateRef,
-    ) -> QueryResult<&mut History> {
-        if !self.histories.contains_key(aggregate) {
-            let found = queries::aggregate_head(conn, aggregate)?;
-            let history = History {
-                key: found.map(|(key, _)| key),
-                version: Version::new(found.map_or(0, |(_, version)| unsigned(version))),
-                has_row: found.is_some(),
-                is_unwritten: false,
-            };
-            self.histories.insert(aggregate.clone(), history);
+    ) -> QueryResult<usize> {
+        if let Some(&index) = self.indexes.get(aggregate) {
+            return Ok(index);
         }
-        // Two look-ups and no panic; the entry was put there above.
-        Ok(self.histories.entry(aggregate.clone()).or_insert(History {
-            key: None,
-            version: Version::ZERO,
-            has_row: false,
+        let found = queries::aggregate_head(conn, aggregate)?;
+        let index = self.histories.len();
+        self.histories.push(History {
+            aggregate: aggregate.clone(),
+            key: found.map(|(key, _)| key),
+            version: Version::new(found.map_or(0, |(_, version)| unsigned(version))),
+            has_row: found.is_some(),
             is_unwritten: false,
-        }))
+        });
+        self.indexes.insert(aggregate.clone(), index);
+        Ok(index)
     }
 }

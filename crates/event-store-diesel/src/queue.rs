@@ -14,6 +14,8 @@ pub(crate) struct Queue<T> {
 struct State<T> {
     waiting: VecDeque<T>,
     closed: bool,
+    /// How many threads wait for work.
+    idle: usize,
 }
 
 impl<T> Queue<T> {
@@ -21,6 +23,7 @@ impl<T> Queue<T> {
         let state = State {
             waiting: VecDeque::new(),
             closed: false,
+            idle: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -35,19 +38,25 @@ impl<T> Queue<T> {
             return Err(work);
         }
         state.waiting.push_back(work);
+        let somebody_waits = state.idle > 0;
         drop(state);
-        self.changed.notify_one();
+        // To wake nobody takes a system call, too.
+        if somebody_waits {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
     /// Waits for work and lets `pick` take of it; `None` when the queue is closed and empty.
     pub(crate) fn take<R>(&self, pick: impl FnOnce(&mut VecDeque<T>) -> R) -> Option<R> {
-        let state = self.lock();
+        let mut state = self.lock();
         let waits = |state: &mut State<T>| state.waiting.is_empty() && !state.closed;
+        state.idle += 1;
         let mut state = self
             .changed
             .wait_while(state, waits)
             .unwrap_or_else(PoisonError::into_inner);
+        state.idle -= 1;
         (!state.waiting.is_empty()).then(|| pick(&mut state.waiting))
     }
 
