@@ -105,12 +105,19 @@ impl HandlerContext {
             published,
             publisher,
         } = &*self.0;
-        let events = events.into_iter().map(|event| {
-            let number = published.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let first = published.fetch_add(count, Ordering::Relaxed);
+        let events = events.into_iter().zip(first + 1..).map(|(event, number)| {
             let id = EventId::derived(envelope.id(), &info.subscription, number);
             event.caused_by(envelope, id)
         });
-        publisher.publish_from_handler(events.collect()).await
+        let result = publisher.publish_from_handler(events.collect()).await;
+        if result.is_err() {
+            // Publishing again in the same attempt is to derive the same ids.
+            let (used, unused) = (first + count, first);
+            let _ = published.compare_exchange(used, unused, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        result
     }
 }
 

@@ -1,4 +1,5 @@
-//! How subscriptions come aboard: at the start, with what an earlier run has left, or later.
+//! How subscriptions come aboard, at the start with what an earlier run has left, or later; and how
+//! they leave.
 
 use std::{
     collections::HashMap,
@@ -14,10 +15,11 @@ use tokio::sync::oneshot;
 
 use crate::{
     cursor::Cursor,
-    engine::Engine,
+    engine::{Engine, discard},
     mailboxes::{Behind, Blocked},
-    pipeline::Pipeline,
-    subscriptions::{Joined, Subscribed},
+    pipeline::{Pipeline, Wake},
+    record::Record,
+    subscriptions::{Joined, Member, Subscribed},
     timers::Due,
 };
 
@@ -46,15 +48,18 @@ pub(crate) async fn join(
     engine: &Arc<Engine>,
     subscription: Subscription,
 ) -> Result<(), SubscribeError> {
-    engine.lock().subscriptions.check(&subscription)?;
+    engine
+        .until_quiet(|pipeline| !pipeline.is_leaving(subscription.name()))
+        .await;
     let Some(stores) = &engine.stores else {
-        let subscribed = Subscribed::new(subscription, None);
-        engine
-            .lock()
+        let mut pipeline = engine.lock();
+        pipeline.subscriptions.check(&subscription)?;
+        pipeline
             .subscriptions
-            .add(subscribed, Joined::default());
+            .add(Subscribed::new(subscription, None), Joined::default());
         return Ok(());
     };
+    engine.lock().subscriptions.check(&subscription)?;
     let (tell, told) = oneshot::channel();
     let (joining, wanted) = (Arc::clone(engine), registration(&subscription));
     let done = move |state: Result<SubscriptionState, StoreError>| {
@@ -70,6 +75,79 @@ pub(crate) async fn join(
         .deliveries
         .submit_registration(wanted, Box::new(done));
     told.await.unwrap_or(Err(SubscribeError::Stopped))
+}
+
+/// A subscription on its way off: its progress is still to be committed.
+pub(crate) struct Leaving {
+    member: Member,
+    /// The last position of which it was given what it wants.
+    given: Position,
+}
+
+/// Takes a subscription out: it is given nothing more, and its waiting retries end at once.
+pub(crate) fn leave(engine: &Engine, name: &str) -> Option<Leaving> {
+    let mut pipeline = engine.lock();
+    let member = pipeline.subscriptions.remove(name)?;
+    member.subscribed.remove();
+    pipeline.leaving.push(Arc::clone(member.subscribed.name()));
+    let given = pipeline
+        .cursor
+        .as_ref()
+        .map_or(Position::ZERO, |cursor| cursor.through);
+    let workers = pipeline.mailboxes.all_due(&member.subscribed);
+    drop(pipeline);
+    engine.wake(Wake {
+        workers,
+        ..Wake::default()
+    });
+    Some(Leaving { member, given })
+}
+
+/// Waits for a leaving subscription's running attempts, and then until its progress is committed:
+/// only then does its name begin where it has ended.
+pub(crate) async fn left(engine: &Engine, leaving: Leaving) {
+    let Leaving { member, given } = leaving;
+    let subscribed = Arc::clone(&member.subscribed);
+    subscribed.at_rest().await;
+    let (records, save) = last_progress(engine, member, given);
+    for record in records {
+        record.tell();
+        discard(record);
+    }
+    engine.unsaved.notify_one();
+    engine
+        .until_quiet(|pipeline| {
+            pipeline.is_closed
+                || pipeline
+                    .cursor
+                    .as_ref()
+                    .is_none_or(|cursor| cursor.saves() >= save)
+        })
+        .await;
+    engine
+        .lock()
+        .leaving
+        .retain(|name| name != subscribed.name());
+    engine.quiet.notify_waiters();
+}
+
+/// Has a leaving subscription's last progress committed. Returns records to be told and dropped,
+/// and the number of the save.
+fn last_progress(engine: &Engine, member: Member, given: Position) -> (Vec<Arc<Record>>, u64) {
+    let mut pipeline = engine.lock();
+    let Pipeline {
+        cursor: Some(cursor),
+        mailboxes,
+        ..
+    } = &mut *pipeline
+    else {
+        return (Vec::new(), 0);
+    };
+    let subscribed = Arc::clone(&member.subscribed);
+    let rows = mailboxes.rows(&subscribed);
+    let progress = cursor.progress_through(given, &[member], mailboxes);
+    cursor.change(rows.into_iter().chain(progress), None);
+    (cursor.stop_left(&subscribed), cursor.next_save())
 }
 
 fn registration(subscription: &Subscription) -> Registration {
@@ -142,7 +220,7 @@ fn add(pipeline: &mut Pipeline, subscription: Subscription, state: SubscriptionS
         let behind = Behind::Log {
             from: blocked.from,
             version: blocked.version,
-            through: through.max(blocked.from),
+            through,
         };
         let now = Timestamp::now();
         let (attempts, first_attempt_at) = waiting.map_or((0, now), |waiting| {

@@ -16,7 +16,7 @@ use domain_events::{
 
 use crate::{
     dead_letters::cut,
-    engine::Engine,
+    engine::{Engine, discard},
     inside::{self, BusId},
     subscriptions::Subscribed,
 };
@@ -84,8 +84,9 @@ pub(crate) async fn attempt(
     };
     let publisher = Arc::clone(engine) as _;
     let cx = HandlerContext::new(Arc::clone(envelope), info, publisher);
-    let _running = engine.lifecycle.begin_attempt();
+    let running = engine.lifecycle.begin_attempt();
     let ended = run(engine.id, subscribed, Arc::clone(envelope), cx).await;
+    running.end();
     let now = Instant::now();
     subscribed.meters.handling.record(now - began);
     if attempt > 1 {
@@ -108,7 +109,7 @@ async fn run(
     let subscription = &subscribed.subscription;
     let call = || inside::enter(bus, || subscription.call(envelope, cx));
     let mut handling = match catch_unwind(AssertUnwindSafe(call)) {
-        Err(panic) => return panicked(&*panic),
+        Err(panic) => return panicked(panic),
         Ok(Err(unreadable)) => return Ended::Unreadable(unreadable.to_string()),
         Ok(Ok(future)) => Guarded {
             bus,
@@ -154,7 +155,7 @@ impl std::future::Future for Guarded {
         let ended = match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(ended)) => ended,
-            Err(panic) => panicked(&*panic),
+            Err(panic) => panicked(panic),
         };
         Poll::Ready(self.discard().unwrap_or(ended))
     }
@@ -165,9 +166,7 @@ impl Guarded {
     fn discard(&mut self) -> Option<Ended> {
         let future = self.future.take();
         let discard = || inside::enter(self.bus, || drop(future));
-        catch_unwind(AssertUnwindSafe(discard))
-            .err()
-            .map(|panic| panicked(&*panic))
+        catch_unwind(AssertUnwindSafe(discard)).err().map(panicked)
     }
 }
 
@@ -190,13 +189,15 @@ impl From<Result<(), HandlerError>> for Ended {
     }
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> Ended {
+fn panicked(panic: Box<dyn Any + Send>) -> Ended {
     let message = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without a message");
-    Ended::Failed(Verdict::Transient, cut(format!("panicked: {message}")))
+    let message = cut(format!("panicked: {message}"));
+    discard(panic);
+    Ended::Failed(Verdict::Transient, message)
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ impl InMemoryEventBus {
 #[async_trait]
 impl EventBus for InMemoryEventBus {
     async fn start(&self) -> Result<(), StartError> {
-        if Handle::try_current().is_err() {
+        if !has_runtime() {
             return Err(StartError::NoRuntime);
         }
         let subscriptions = {
@@ -142,19 +142,26 @@ impl EventBus for InMemoryEventBus {
             planned.started_at = Some(Instant::now());
             planned.subscriptions.clone()
         };
-        if let Err(error) = aboard::begin(&self.engine, subscriptions).await {
-            self.engine.lifecycle.advance(Phase::Starting, Phase::New);
-            return Err(StartError::Store(error));
-        }
-        lifecycle::run(&self.engine).await;
-        Ok(())
+        // In a task of its own, so that a start that is given up half-way still comes to its end.
+        let engine = Arc::clone(&self.engine);
+        let starting = async move {
+            let begun = aboard::begin(&engine, subscriptions).await;
+            match &begun {
+                Ok(()) => lifecycle::run(&engine).await,
+                Err(_) => drop(engine.lifecycle.advance(Phase::Starting, Phase::New)),
+            }
+            begun
+        };
+        own_task(starting).await.map_err(StartError::Store)
     }
 
     async fn stop(&self, deadline: Duration) -> Result<StopReport, StopError> {
         if inside::is_inside(self.engine.id) {
             return Err(StopError::InsideHandler);
         }
-        Ok(lifecycle::stop(&self.engine, deadline).await)
+        // In a task of its own, so that a stop that is given up half-way still comes to its end.
+        let engine = Arc::clone(&self.engine);
+        Ok(own_task(async move { lifecycle::stop(&engine, deadline).await }).await)
     }
 
     async fn publish(&self, event: NewEvent) -> Result<Receipt, PublishError> {
@@ -190,6 +197,7 @@ impl EventBus for InMemoryEventBus {
     }
 
     async fn unsubscribe(&self, name: &str) -> bool {
+        self.engine.lifecycle.started_or_not().await;
         let planned = {
             let mut planned = self.planned();
             let before = planned.subscriptions.len();
@@ -198,12 +206,13 @@ impl EventBus for InMemoryEventBus {
                 .retain(|subscription| &**subscription.name() != name);
             before > planned.subscriptions.len()
         };
-        let Some(subscribed) = self.engine.lock().leave_log(name) else {
+        let engine = Arc::clone(&self.engine);
+        let Some(leaving) = aboard::leave(&engine, name) else {
             return planned;
         };
-        self.engine.unsaved.notify_one();
+        let left = own_task(async move { aboard::left(&engine, leaving).await });
         if !inside::is_inside(self.engine.id) {
-            subscribed.at_rest().await;
+            left.await;
         }
         true
     }
@@ -213,15 +222,10 @@ impl EventBus for InMemoryEventBus {
             return Err(WaitError::InsideHandler);
         }
         let _hurry = self.engine.hurry();
-        loop {
-            let mut quiet = std::pin::pin!(self.engine.quiet.notified());
-            // Register before looking, so that becoming idle in between is not missed.
-            quiet.as_mut().enable();
-            if self.engine.lifecycle.phase() == Phase::Stopped || self.engine.lock().is_idle() {
-                return Ok(());
-            }
-            quiet.await;
-        }
+        self.engine
+            .until_quiet(|pipeline| pipeline.is_closed || pipeline.is_idle())
+            .await;
+        Ok(())
     }
 
     fn statistics(&self) -> BusStatistics {
@@ -260,6 +264,29 @@ impl EventBus for InMemoryEventBus {
     }
 }
 
+/// Whether a runtime with a timer runs here.
+fn has_runtime() -> bool {
+    let timer = || drop(tokio::time::sleep(Duration::ZERO));
+    Handle::try_current().is_ok() && std::panic::catch_unwind(timer).is_ok()
+}
+
+/// Runs `work` to its end, whether or not the caller waits for that.
+fn own_task<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> {
+    let task = tokio::spawn(work);
+    async move {
+        match task.await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down, and everything in it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
 fn figures_of(subscribed: &Subscribed) -> SubscriptionStatistics {
     let meters = &subscribed.meters;
     SubscriptionStatistics {
@@ -282,6 +309,7 @@ fn only(mut receipts: Vec<Receipt>) -> Receipt {
 impl Drop for InMemoryEventBus {
     fn drop(&mut self) {
         self.engine.lifecycle.abort();
+        self.engine.abandon();
     }
 }
 

@@ -22,18 +22,26 @@ const AFTER_FAULT: Duration = Duration::from_millis(500);
 /// Reads the log whenever the bus is behind it, for ever.
 pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) {
     loop {
-        if let Some(through) = behind(&engine) {
-            match stores.events.read_log(through, PAGE).await {
-                Ok(page) => hand_over(&engine, page).await,
-                Err(error) => {
-                    log::error!("log not read, tried again in {AFTER_FAULT:?}: {error}");
-                    tokio::time::sleep(AFTER_FAULT).await;
-                }
-            }
-        } else {
+        let Some(through) = behind(&engine) else {
             engine.behind.notified().await;
-        }
+            continue;
+        };
+        let fault = match stores.events.read_log(through, PAGE).await {
+            Ok(page) if starts_after(through, &page) => {
+                hand_over(&engine, page).await;
+                continue;
+            }
+            Ok(_) => format!("position {} is missing", through.next()),
+            Err(error) => error.to_string(),
+        };
+        log::error!("log not read, tried again in {AFTER_FAULT:?}: {fault}");
+        tokio::time::sleep(AFTER_FAULT).await;
     }
+}
+
+fn starts_after(through: Position, page: &[EventEnvelope]) -> bool {
+    page.first()
+        .is_some_and(|event| event.position() == Some(through.next()))
 }
 
 /// Where to go on reading; `None` once there is nothing left to read, and the bus is live.
@@ -66,9 +74,12 @@ async fn hand_over(engine: &Engine, page: Vec<EventEnvelope>) {
         let mut wake = Wake::default();
         let mut pipeline = engine.lock();
         while let Some(event) = page.peek() {
-            let expected = pipeline.cursor.as_ref().map(|cursor| cursor.through.next());
-            if event.position() != expected {
-                // The cursor was set back while the page was read: read again from there.
+            let is_next = pipeline.cursor.as_ref().is_some_and(|cursor| {
+                event.position() == Some(cursor.through.next()) && cursor.through < cursor.head
+            });
+            if !is_next {
+                // The cursor was set back while the page was read, or the event is committed and
+                // not announced yet: its receipt is still on the way.
                 drop(pipeline);
                 return engine.wake(wake);
             }

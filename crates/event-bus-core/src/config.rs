@@ -32,6 +32,9 @@ impl BusConfig {
     /// The largest capacity: what the semaphore behind it can count.
     const MAX_CAPACITY: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
+    /// The longest time that a success may go unsaved.
+    const MAX_PROGRESS_INTERVAL: Duration = Duration::from_secs(60);
+
     /// Checks that the configuration can work.
     ///
     /// # Errors
@@ -42,6 +45,10 @@ impl BusConfig {
             ("workers", self.workers, 10_000),
             ("dead_letters", self.dead_letters, usize::MAX),
         ];
+        if self.progress_interval > Self::MAX_PROGRESS_INTERVAL {
+            let value = format!("{:?}", self.progress_interval);
+            return Err(ConfigError::new("progress_interval", value, "at most 60 s"));
+        }
         for (field, value, most) in counts {
             if !(1..=most).contains(&value) {
                 return Err(ConfigError::new(field, value, format!("1 to {most}")));

@@ -31,6 +31,9 @@ pub(crate) struct Cursor {
     /// Records with receipts whose deliveries a row of the store covers.
     left: HashMap<Position, Weak<Record>>,
     unsaved: Unsaved,
+    /// How many times what is unsaved was taken to be committed, and was committed.
+    taken: u64,
+    saves: u64,
 }
 
 /// What is to be committed next.
@@ -55,6 +58,8 @@ impl Cursor {
             awaited: HashMap::new(),
             left: HashMap::new(),
             unsaved: Unsaved::default(),
+            taken: 0,
+            saves: 0,
         }
     }
 
@@ -65,13 +70,13 @@ impl Cursor {
             self.opened += 1;
             self.open
                 .insert((position, self.opened), Arc::clone(record));
-            if let Some(followed) = self
-                .awaited
-                .remove(&position)
-                .and_then(|weak| weak.upgrade())
-            {
-                followed.found(record);
-            }
+        }
+        if let Some(followed) = self
+            .awaited
+            .remove(&position)
+            .and_then(|weak| weak.upgrade())
+        {
+            followed.found(record);
         }
         !std::mem::replace(&mut self.unsaved.progressed, true)
     }
@@ -117,6 +122,20 @@ impl Cursor {
         record
     }
 
+    /// Ends what receipts wait for of a subscription's deliveries that were left to the log.
+    pub(crate) fn stop_left(&mut self, subscribed: &Arc<Subscribed>) -> Vec<Arc<Record>> {
+        let records: Vec<_> = self.left.values().filter_map(Weak::upgrade).collect();
+        for record in &records {
+            if let Some(target) = record
+                .target(subscribed)
+                .filter(|&target| record.is_left(target))
+            {
+                record.resolve(target, DeliveryOutcome::Stopped);
+            }
+        }
+        records
+    }
+
     /// Every record that a receipt may still wait for.
     pub(crate) fn drain(&mut self) -> Vec<Arc<Record>> {
         let left = std::mem::take(&mut self.left);
@@ -146,6 +165,17 @@ impl Cursor {
 
     pub(crate) fn saved(&mut self) {
         self.unsaved.in_commit = false;
+        self.saves = self.taken;
+    }
+
+    /// How many saves were committed.
+    pub(crate) fn saves(&self) -> u64 {
+        self.saves
+    }
+
+    /// The number of the save that commits what is unsaved now.
+    pub(crate) fn next_save(&self) -> u64 {
+        self.taken + 1
     }
 
     /// Takes what is to be committed: the changes, and how far everyone has come with them.
@@ -162,6 +192,7 @@ impl Cursor {
         let retries = std::mem::take(&mut unsaved.retries);
         unsaved.progressed = false;
         unsaved.in_commit = true;
+        self.taken += 1;
         changes.extend(self.progress(members, mailboxes));
         (changes, retries)
     }
@@ -170,6 +201,16 @@ impl Cursor {
     /// the block's row, and so is not unfinished as well (R1).
     pub(crate) fn progress(
         &self,
+        members: &[Member],
+        mailboxes: &Mailboxes,
+    ) -> Vec<DeliveryChange> {
+        self.progress_through(self.through, members, mailboxes)
+    }
+
+    /// The same of members that were given nothing after `given`.
+    pub(crate) fn progress_through(
+        &self,
+        given: Position,
         members: &[Member],
         mailboxes: &Mailboxes,
     ) -> Vec<DeliveryChange> {
@@ -197,10 +238,10 @@ impl Cursor {
             .zip(open)
             .filter_map(|(member, mut unfinished)| {
                 let Member { subscribed, joined } = member;
-                unfinished.extend(joined.unfinished.range(self.through.next()..));
+                unfinished.extend(joined.unfinished.range(given.next()..));
                 unfinished.sort_unstable();
                 unfinished.dedup();
-                let through = self.through.max(joined.through);
+                let through = given.max(joined.through);
                 Some(DeliveryChange::Progressed(
                     subscribed.id?,
                     Progress {

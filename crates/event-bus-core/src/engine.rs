@@ -94,6 +94,16 @@ impl Engine {
         Weak::clone(&self.me)
     }
 
+    /// Takes in nothing more, and tells every receipt that the bus has stopped.
+    pub(crate) fn abandon(&self) {
+        let abandoned = self.lock().abandon();
+        for record in abandoned {
+            record.stop();
+            discard(record);
+        }
+        self.quiet.notify_waiters();
+    }
+
     /// Has progress saved at once, for as long as the guard lives.
     pub(crate) fn hurry(&self) -> impl Drop + '_ {
         struct Hurry<'a>(&'a AtomicUsize);
@@ -112,6 +122,19 @@ impl Engine {
             self.unsaved.notify_one();
         }
         Hurry(&self.hurried)
+    }
+
+    /// Waits until a condition holds, asked whenever the bus may have become quiet.
+    pub(crate) async fn until_quiet(&self, holds: impl Fn(&Pipeline) -> bool) {
+        loop {
+            let mut quiet = std::pin::pin!(self.quiet.notified());
+            // Register before looking, so that a change in between is not missed.
+            quiet.as_mut().enable();
+            if holds(&self.lock()) {
+                return;
+            }
+            quiet.await;
+        }
     }
 
     /// Wakes whom a step has given something to do; called without the lock.
@@ -158,7 +181,9 @@ impl Engine {
 
     /// Notes the outcome of a delivery that is in memory.
     pub(crate) fn resolve(&self, record: &Arc<Record>, target: usize, outcome: DeliveryOutcome) {
-        if record.resolve(target, outcome) {
+        let finished = record.resolve(target, outcome);
+        record.tell();
+        if finished {
             let wake = self.lock().finish(record);
             self.wake(wake);
         }
@@ -196,6 +221,7 @@ impl Engine {
             wake += pipeline.finish(record);
         }
         drop(pipeline);
+        record.tell();
         self.wake(wake);
     }
 
@@ -215,7 +241,7 @@ impl Engine {
     }
 }
 
-/// Drops a record, and with it perhaps the user's event: its panic is not ours.
-pub(crate) fn discard(record: Arc<Record>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(record)));
+/// Drops what may be or hold the user's: its panic is not ours.
+pub(crate) fn discard<T>(value: T) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{catch_up, engine::Engine, pipeline::Figures, progress, timers, worker};
+use crate::{
+    catch_up,
+    engine::Engine,
+    pipeline::{Figures, Pipeline},
+    progress, timers, worker,
+};
 
 /// How long a stop waits for a task that was told to end. A handler that blocks its thread does
 /// not end when told to.
@@ -51,8 +56,8 @@ pub(crate) struct Lifecycle {
     changed: Notify,
     tasks: Mutex<Tasks>,
     running: AtomicUsize,
-    /// Whether a handler was cut off, so that its delivery may be a repeat next time.
-    cut_off: AtomicBool,
+    /// Handlers that were dropped while they ran: their deliveries may be repeats next time.
+    cut_off: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -76,26 +81,33 @@ impl Lifecycle {
         moved.is_ok()
     }
 
-    /// Whether no handler was cut off.
-    pub(crate) fn is_clean(&self) -> bool {
-        !self.cut_off.load(Ordering::Acquire)
+    /// How many handlers were cut off, those counted that still block their threads.
+    fn cut_off(&self) -> usize {
+        self.cut_off.load(Ordering::Acquire) + self.running.load(Ordering::Acquire)
     }
 
-    /// Notes that a handler runs, for as long as the guard lives.
-    pub(crate) fn begin_attempt(&self) -> impl Drop + '_ {
-        struct Ran<'a>(&'a AtomicUsize);
-        impl Drop for Ran<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
+    /// Whether no handler was cut off.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.cut_off() == 0
+    }
+
+    /// Notes that a handler runs, until the attempt ends or is dropped.
+    pub(crate) fn begin_attempt(&self) -> Attempt<'_> {
         self.running.fetch_add(1, Ordering::AcqRel);
-        Ran(&self.running)
+        Attempt {
+            lifecycle: self,
+            ended: false,
+        }
     }
 
     /// Waits until the bus is not starting.
     pub(crate) async fn started_or_not(&self) {
         self.until(|phase| phase != Phase::Starting).await;
+    }
+
+    /// Waits until the bus is stopping.
+    pub(crate) async fn stopping(&self) {
+        self.until(|phase| phase >= Phase::Stopping).await;
     }
 
     /// Waits until the last progress is to be saved.
@@ -128,6 +140,27 @@ impl Lifecycle {
             .chain(&tasks.others)
             .for_each(JoinHandle::abort);
         tasks.saver.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// A running handler.
+pub(crate) struct Attempt<'a> {
+    lifecycle: &'a Lifecycle,
+    ended: bool,
+}
+
+impl Attempt<'_> {
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.lifecycle.cut_off.fetch_add(1, Ordering::AcqRel);
+        }
+        self.lifecycle.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -167,13 +200,19 @@ pub(crate) async fn run(engine: &Arc<Engine>) {
 /// Stops the bus (L2).
 pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport {
     let lifecycle = &engine.lifecycle;
-    lifecycle.started_or_not().await;
-    if lifecycle.advance(Phase::New, Phase::Stopped) {
-        return StopReport::default();
-    }
-    if !lifecycle.advance(Phase::Running, Phase::Stopping) {
-        lifecycle.until(|phase| phase == Phase::Stopped).await;
-        return StopReport::default();
+    loop {
+        lifecycle.started_or_not().await;
+        if lifecycle.advance(Phase::New, Phase::Stopped) {
+            return StopReport::default();
+        }
+        if lifecycle.advance(Phase::Running, Phase::Stopping) {
+            break;
+        }
+        // A start may have begun in between.
+        if lifecycle.phase() >= Phase::Stopping {
+            lifecycle.until(|phase| phase == Phase::Stopped).await;
+            return StopReport::default();
+        }
     }
     let until = Instant::now().checked_add(deadline);
     let done_before = deliveries_done(engine);
@@ -184,29 +223,28 @@ pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport
         others.iter().for_each(JoinHandle::abort);
     }
     drain(engine, until).await;
-    let cut_off = lifecycle.running.load(Ordering::Acquire);
-    lifecycle.cut_off.store(cut_off > 0, Ordering::Release);
     tasks
         .workers
         .iter()
         .chain(&others)
         .for_each(JoinHandle::abort);
+    let grace = Instant::now() + GRACE;
     for task in tasks.workers.into_iter().chain(others) {
-        let _ = timeout(GRACE, task).await;
+        let _ = timeout_at(grace, task).await;
     }
+    let cut_off = lifecycle.cut_off();
     let left = left(engine);
     lifecycle.advance(Phase::Stopping, Phase::Closing);
     let unsaved = match tasks.saver {
         Some(saver) => close_saver(engine, saver).await,
         None => None,
     };
-    let abandoned = engine.lock().abandon();
-    abandoned.into_iter().for_each(crate::engine::discard);
+    engine.abandon();
     lifecycle.advance(Phase::Closing, Phase::Stopped);
     engine.quiet.notify_waiters();
     let durable = engine.stores.is_some();
     StopReport {
-        drained: deliveries_done(engine) - done_before,
+        drained: deliveries_done(engine).saturating_sub(done_before),
         left_in_log: if durable { left } else { 0 },
         abandoned: if durable { 0 } else { left },
         cut_off: cut_off as u64,
@@ -228,16 +266,7 @@ async fn close_saver(engine: &Engine, mut saver: JoinHandle<Option<StoreError>>)
 
 /// Waits until nothing runs or could run at once, or until the deadline.
 async fn drain(engine: &Engine, until: Option<Instant>) {
-    let drained = async {
-        loop {
-            let mut quiet = std::pin::pin!(engine.quiet.notified());
-            quiet.as_mut().enable();
-            if engine.lock().is_drained() {
-                return;
-            }
-            quiet.await;
-        }
-    };
+    let drained = engine.until_quiet(Pipeline::is_drained);
     match until {
         Some(until) => drop(timeout_at(until, drained).await),
         None => drained.await,

@@ -153,7 +153,9 @@ impl Mailboxes {
     /// Ends a round. Returns the aggregate's next round where the worker may keep it, and whether
     /// one more worker has something to do.
     pub(crate) fn finish_round(&mut self, id: MailboxId) -> (Option<Round>, bool) {
-        let mailbox = &mut self.boxes[id];
+        let Some(mailbox) = self.boxes.get_mut(id) else {
+            return (None, false);
+        };
         if let Some(record) = mailbox.queue.pop_front() {
             mailbox.urgencies[record.envelope.urgency() as usize] -= 1;
         }
@@ -175,8 +177,10 @@ impl Mailboxes {
 
     /// Blocks a subscription on a mailbox's aggregate; it waits until it is [due](Self::due).
     pub(crate) fn block(&mut self, id: MailboxId, blocked: Blocked) {
-        self.blocked += 1;
-        self.boxes[id].blocked.push(blocked);
+        if let Some(mailbox) = self.boxes.get_mut(id) {
+            self.blocked += 1;
+            mailbox.blocked.push(blocked);
+        }
     }
 
     /// Makes a blocked subscription's next attempt ready. Returns whether it was not before.
@@ -193,6 +197,14 @@ impl Mailboxes {
         };
         self.lanes.push(Urgency::Normal, entry);
         true
+    }
+
+    /// Makes every backlog of a subscription ready. Returns how many were not before.
+    pub(crate) fn all_due(&mut self, subscribed: &Arc<Subscribed>) -> usize {
+        let ids: Vec<_> = self.boxes.iter().map(|(id, _)| id).collect();
+        ids.into_iter()
+            .filter(|&id| self.due(id, subscribed))
+            .count()
     }
 
     /// Lets a blocked subscription wait until it is due again.
@@ -243,6 +255,15 @@ impl Mailboxes {
     /// How many subscriptions are blocked on aggregates, each pair counted.
     pub(crate) fn blocked_count(&self) -> usize {
         self.blocked
+    }
+
+    /// The rows of everything that a subscription is blocked on.
+    pub(crate) fn rows(&self, subscribed: &Arc<Subscribed>) -> Vec<DeliveryChange> {
+        let own = self
+            .all_blocked()
+            .filter(|(_, blocked)| Arc::ptr_eq(&blocked.subscribed, subscribed));
+        own.filter_map(|(aggregate, blocked)| blocked.row(aggregate))
+            .collect()
     }
 
     /// Every blocked subscription with the aggregate it is blocked on.
@@ -398,7 +419,12 @@ impl Behind {
     fn pass_over(&mut self, record: &Arc<Record>) {
         match self {
             Self::Memory(records) => records.push_back(Arc::clone(record)),
-            Self::Log { through, .. } => *through = record.envelope.position().unwrap_or(*through),
+            Self::Log { through, .. } => {
+                *through = record
+                    .envelope
+                    .position()
+                    .map_or(*through, |at| at.max(*through));
+            }
         }
     }
 }

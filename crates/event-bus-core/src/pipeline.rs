@@ -13,7 +13,7 @@ use crate::{
     cursor::Cursor,
     mailboxes::{Mailboxes, Round, Start},
     record::{Followed, Record},
-    subscriptions::{Subscribed, Subscriptions},
+    subscriptions::Subscriptions,
 };
 
 /// The state of a bus.
@@ -24,6 +24,10 @@ pub(crate) struct Pipeline {
     pub(crate) cursor: Option<Cursor>,
     admission: Arc<Admission>,
     pub(crate) figures: Figures,
+    /// The names of subscriptions whose last progress is still to be committed.
+    pub(crate) leaving: Vec<Arc<str>>,
+    /// Whether the bus has stopped: nothing is taken in, and nothing is left to be done.
+    pub(crate) is_closed: bool,
 }
 
 /// Counts of events (N1): `accepted + recovered = finished + in_flight`.
@@ -80,6 +84,8 @@ impl Pipeline {
             cursor: None,
             admission,
             figures: Figures::default(),
+            leaving: Vec::new(),
+            is_closed: false,
         }
     }
 
@@ -128,6 +134,9 @@ impl Pipeline {
         finished: bool,
         wake: &mut Wake,
     ) -> Option<Round> {
+        if self.is_closed {
+            return None;
+        }
         if finished {
             *wake += self.finish(&round.record);
         }
@@ -196,17 +205,9 @@ impl Pipeline {
         !cursor.live
     }
 
-    /// Takes a subscription out, with its progress as it is. What it has not handled is nobody's,
-    /// until its name is registered again.
-    pub(crate) fn leave_log(&mut self, name: &str) -> Option<Arc<Subscribed>> {
-        let member = self.subscriptions.remove(name)?;
-        let subscribed = Arc::clone(&member.subscribed);
-        if let Some(cursor) = &mut self.cursor {
-            let progress = cursor.progress(&[member], &self.mailboxes);
-            cursor.change(progress, None);
-        }
-        subscribed.remove();
-        Some(subscribed)
+    /// Whether a subscription of this name is on its way off.
+    pub(crate) fn is_leaving(&self, name: &str) -> bool {
+        self.leaving.iter().any(|leaving| &**leaving == name)
     }
 
     /// Whether nothing is queued, running, waiting or behind, and all is saved (L3).
@@ -227,8 +228,10 @@ impl Pipeline {
                 .any(|(_, blocked)| blocked.is_ready())
     }
 
-    /// Resolves every receipt that is still waiting: the bus has stopped.
+    /// Gives up every event whose receipt may be waiting: the bus has stopped. The caller
+    /// [stops](Record::stop) them without the lock.
     pub(crate) fn abandon(&mut self) -> Vec<Arc<Record>> {
+        self.is_closed = true;
         let mut records = self.mailboxes.drain();
         if let Some(cursor) = &mut self.cursor {
             records.extend(cursor.drain());
@@ -246,7 +249,6 @@ impl Pipeline {
                 records.push(record);
             }
         }
-        records.iter().for_each(|record| record.stop());
         records
     }
 

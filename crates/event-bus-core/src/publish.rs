@@ -6,8 +6,8 @@ use std::{
 };
 
 use domain_events::{
-    Append, AppendError, Appended, BoxFuture, ExpectedVersion, HandlerPublisher, NewEvent,
-    PublishError, Receipt, StoreError, StoreErrorKind,
+    Append, AppendError, Appended, BoxFuture, EventEnvelope, ExpectedVersion, HandlerPublisher,
+    NewEvent, PublishError, Receipt, StoreError, StoreErrorKind,
 };
 use tokio::sync::oneshot;
 
@@ -16,7 +16,7 @@ use crate::{
     engine::{Engine, Stores},
     inside,
     lifecycle::Phase,
-    pipeline::Wake,
+    pipeline::{Pipeline, Wake},
     record::{Followed, Record},
 };
 
@@ -42,7 +42,7 @@ pub(crate) async fn publish(
     }
     let (events, room) = reserve(engine, events, no_room, from_handler).await?;
     match &engine.stores {
-        None => Ok(keep_in_memory(engine, events, room)),
+        None => keep_in_memory(engine, events, room),
         Some(stores) => append(engine, stores, events, room).await,
     }
 }
@@ -97,28 +97,28 @@ async fn reserve(
     let room = match (from_handler, no_room) {
         (true, _) => engine.admission.try_reserve_inside(count),
         (false, NoRoom::GiveBack) => engine.admission.try_reserve(count),
-        (false, NoRoom::Wait) => wait_for_room(engine, count).await,
+        (false, NoRoom::Wait) => wait_for_room(engine, count).await?,
     };
-    match room {
-        None if !durable || !from_handler && no_room == NoRoom::GiveBack => {
-            Err(PublishError::Full { capacity, events })
-        }
-        room => Ok((events, room)),
+    let may_go_without = durable && (from_handler || no_room == NoRoom::Wait);
+    if room.is_some() || may_go_without {
+        return Ok((events, room));
     }
+    Err(PublishError::Full { capacity, events })
 }
 
-/// Waits for room, or until the bus reads the log and so needs none.
-async fn wait_for_room(engine: &Engine, count: usize) -> Option<Reservation> {
+/// Waits for room, or until the bus reads the log and so needs none, or stops.
+async fn wait_for_room(engine: &Engine, count: usize) -> Result<Option<Reservation>, PublishError> {
     let mut behind = std::pin::pin!(engine.falling_behind.notified());
     // Register before looking, so that falling behind in between is not missed.
     behind.as_mut().enable();
     if engine.stores.is_some() && !engine.live.load(Ordering::Acquire) {
-        return None;
+        return Ok(None);
     }
     tokio::select! {
         biased;
-        room = engine.admission.reserve(count) => Some(room),
-        () = behind => None,
+        () = engine.lifecycle.stopping() => Err(PublishError::Stopped),
+        room = engine.admission.reserve(count) => Ok(Some(room)),
+        () = behind => Ok(None),
     }
 }
 
@@ -126,7 +126,7 @@ fn keep_in_memory(
     engine: &Engine,
     events: Vec<NewEvent>,
     mut room: Option<Reservation>,
-) -> Vec<Receipt> {
+) -> Result<Vec<Receipt>, PublishError> {
     let envelopes: Vec<_> = events
         .into_iter()
         .map(|event| Arc::new(event.seal()))
@@ -134,6 +134,9 @@ fn keep_in_memory(
     let now = Instant::now();
     let mut wake = Wake::default();
     let mut pipeline = engine.lock();
+    if pipeline.is_closed {
+        return Err(PublishError::Stopped);
+    }
     pipeline.figures.accepted += envelopes.len() as u64;
     let records: Vec<_> = envelopes
         .into_iter()
@@ -148,7 +151,7 @@ fn keep_in_memory(
         let id = record.envelope.id();
         Receipt::new(id, None, false, Followed::new(engine.id, record))
     };
-    records.into_iter().map(receipt).collect()
+    Ok(records.into_iter().map(receipt).collect())
 }
 
 async fn append(
@@ -203,12 +206,26 @@ fn committed(
         let (Some(position), Some(cursor)) = (event.position(), &mut pipeline.cursor) else {
             continue;
         };
+        cursor.head = cursor.head.max(position);
         if already_there {
+            // Its append was answered as unknown, and nobody has taken it up.
+            cursor.live &= position <= cursor.through;
             let followed = Followed::awaiting(engine.id, Weak::new(), event);
             receipts.push(Receipt::new(id, recorded, true, followed));
             continue;
         }
-        cursor.head = cursor.head.max(position);
+        if pipeline.is_closed {
+            receipts.push(Receipt::new(
+                id,
+                recorded,
+                false,
+                stopped(engine, &pipeline, event),
+            ));
+            continue;
+        }
+        let Some(cursor) = &mut pipeline.cursor else {
+            continue;
+        };
         let is_next = cursor.live && position == cursor.through.next();
         let has_room = is_next && room.as_mut().is_some_and(Reservation::take);
         cursor.live &= has_room;
@@ -236,4 +253,12 @@ fn committed(
         engine.fell_behind();
     }
     receipts
+}
+
+/// The receipt's side of an event that was committed after the bus had stopped.
+fn stopped(engine: &Engine, pipeline: &Pipeline, event: Arc<EventEnvelope>) -> Arc<Followed> {
+    let targets = pipeline.subscriptions.targets(event.event_type(), None);
+    let record = Record::new(event, targets, Instant::now(), false, false);
+    record.stop();
+    Followed::new(engine.id, record)
 }

@@ -83,6 +83,11 @@ impl Record {
         self.unresolved.load(Ordering::Acquire) == 0
     }
 
+    /// Whether a delivery is left to the log.
+    pub(crate) fn is_left(&self, target: usize) -> bool {
+        self.states.of(target).load(Ordering::Acquire) == LEFT
+    }
+
     /// Which target a subscription is.
     pub(crate) fn target(&self, subscribed: &Arc<Subscribed>) -> Option<usize> {
         self.targets
@@ -96,7 +101,7 @@ impl Record {
         was == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Notes a delivery's outcome. Returns whether the event is finished by that.
+    /// Notes a delivery's outcome, still to be [told](Self::tell). Returns whether the event is finished by that.
     pub(crate) fn resolve(&self, target: usize, outcome: DeliveryOutcome) -> bool {
         let code = match outcome {
             DeliveryOutcome::Handled => HANDLED,
@@ -105,8 +110,8 @@ impl Record {
             DeliveryOutcome::Stopped => STOPPED,
         };
         let was = self.states.of(target).swap(code, Ordering::AcqRel);
-        if was <= LEFT && self.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.wake();
+        if was <= LEFT {
+            self.unresolved.fetch_sub(1, Ordering::AcqRel);
         }
         was == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
     }
@@ -118,9 +123,15 @@ impl Record {
                 self.resolve(target, DeliveryOutcome::Stopped);
             }
         }
+        self.tell();
     }
 
-    fn wake(&self) {
+    /// Wakes those who wait for the last outcome, if it is there. A waker is anybody's code: not to
+    /// be called under the lock.
+    pub(crate) fn tell(&self) {
+        if !self.is_resolved() {
+            return;
+        }
         let waiters = std::mem::take(&mut *unpoisoned(&self.waiters));
         waiters.into_iter().for_each(Waker::wake);
     }
@@ -145,7 +156,7 @@ impl Record {
         if let Some(handled) = self.outcomes() {
             return Poll::Ready(handled);
         }
-        unpoisoned(&self.waiters).push(waker.clone());
+        wait(&self.waiters, waker);
         // The last outcome may have come before the waker was in its place.
         self.outcomes().map_or(Poll::Pending, Poll::Ready)
     }
@@ -226,7 +237,7 @@ impl Followed {
 
     fn poll(&self, waker: &Waker) -> Poll<Handled> {
         if self.record.get().is_none() {
-            unpoisoned(&self.early).push(waker.clone());
+            wait(&self.early, waker);
         }
         // The record may have come before the waker was in its place.
         self.record
@@ -261,6 +272,14 @@ impl Drop for Followed {
         {
             engine.no_longer_awaited(event);
         }
+    }
+}
+
+/// Adds a waker, once however often its task polls.
+fn wait(waiters: &Mutex<Vec<Waker>>, waker: &Waker) {
+    let mut waiters = unpoisoned(waiters);
+    if !waiters.iter().any(|other| other.will_wake(waker)) {
+        waiters.push(waker.clone());
     }
 }
 

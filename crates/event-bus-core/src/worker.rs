@@ -14,6 +14,7 @@ use crate::{
     attempt::{Decision, attempt, decide},
     backlog,
     engine::Engine,
+    lifecycle::Phase,
     mailboxes::{Behind, Blocked, Round, Start},
     subscriptions::Subscribed,
     timers::Due,
@@ -51,8 +52,13 @@ async fn lead(engine: &Arc<Engine>, round: Round) -> Option<Start> {
         if passed_over.contains(&target) {
             continue;
         }
+        // A handler that blocked its thread has outlived the stop.
+        if engine.lifecycle.phase() >= Phase::Closing {
+            return None;
+        }
         let Some(_running) = subscribed.begin() else {
             finished |= record.resolve(target, DeliveryOutcome::Stopped);
+            record.tell();
             continue;
         };
         let (ended, end) = attempt(
@@ -75,6 +81,7 @@ async fn lead(engine: &Arc<Engine>, round: Round) -> Option<Start> {
                     now.saturating_duration_since(record.accepted_at),
                 );
                 finished |= record.resolve(target, outcome);
+                record.tell();
             }
             Decision::Retry(delay, error) => block(engine, &round, target, age, delay, error),
             Decision::GiveUp(reason, error) => {
@@ -143,8 +150,11 @@ fn block(
     let subscribed = &record.targets[target];
     let first_attempt_at = before(age);
     let due = Due::after(delay, *mailbox, subscribed);
-    subscribed.meters.waiting.up();
     let mut pipeline = engine.lock();
+    if pipeline.is_closed {
+        return;
+    }
+    subscribed.meters.waiting.up();
     let (Some(id), Some(recorded)) = (subscribed.id, record.envelope.recorded()) else {
         let behind = Behind::Memory([Arc::clone(record)].into());
         let blocked = Blocked::new(Arc::clone(subscribed), behind, 1, first_attempt_at);

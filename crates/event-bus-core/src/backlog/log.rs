@@ -51,12 +51,18 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, stores: &Stores, start: &B
             end = Some(here.through);
             break;
         }
+        if start.subscribed.is_removed() {
+            break;
+        }
+        let mut goes_on = true;
         if start.subscribed.subscription.matches(&envelope) {
-            if deliver(engine, start, &envelope, recorded).await.is_none() {
-                return;
-            }
+            goes_on = deliver(engine, start, &envelope, recorded).await.is_some();
         } else {
             advance_in_log(engine, start, recorded, None);
+        }
+        discard(envelope);
+        if !goes_on {
+            return;
         }
     }
     rest(engine, start, end);
@@ -174,7 +180,10 @@ fn resolve_left(
             .and_then(|cursor| cursor.resolve_left(position, subscribed, outcome))
     };
     let record = tell(&mut engine.lock());
-    record.into_iter().for_each(discard);
+    if let Some(record) = record {
+        record.tell();
+        discard(record);
+    }
 }
 
 /// Moves on behind a delivery. What is to be committed of it moves the row in the same commit, so
@@ -268,4 +277,8 @@ fn after_fault(engine: &Engine, start: &BacklogStart, error: &StoreError) {
     engine
         .timers
         .set(Due::after(AFTER_FAULT, start.mailbox, &start.subscribed));
+    engine.wake(Wake {
+        quiet: true,
+        ..Wake::default()
+    });
 }

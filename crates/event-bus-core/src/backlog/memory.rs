@@ -16,6 +16,9 @@ use crate::{
 /// Delivers the events that wait, from the first on.
 pub(super) async fn deliver_all(engine: &Arc<Engine>, start: &BacklogStart) {
     for _ in 0..MOST_KEPT {
+        if start.subscribed.is_removed() {
+            break;
+        }
         let Some((record, attempts, first_attempt_at)) = first_in_memory(engine, start) else {
             return;
         };
