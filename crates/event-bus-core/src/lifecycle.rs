@@ -12,7 +12,7 @@ use domain_events::{StopReport, StoreError};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
@@ -54,6 +54,8 @@ const PHASES: [Phase; 6] = [
 pub(crate) struct Lifecycle {
     phase: AtomicU8,
     changed: Notify,
+    /// Told to a running stop by a later one whose deadline has passed.
+    cut_short: Notify,
     tasks: Mutex<Tasks>,
     running: AtomicUsize,
     /// Handlers that were dropped while they ran: their deliveries may be repeats next time.
@@ -210,7 +212,7 @@ pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport
         }
         // A start may have begun in between.
         if lifecycle.phase() >= Phase::Stopping {
-            lifecycle.until(|phase| phase == Phase::Stopped).await;
+            stop_by(lifecycle, deadline).await;
             return StopReport::default();
         }
     }
@@ -252,6 +254,15 @@ pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport
     }
 }
 
+/// Waits for a stop that runs already; its drain ends at this deadline if that is sooner.
+async fn stop_by(lifecycle: &Lifecycle, deadline: Duration) {
+    let stopped = || lifecycle.until(|phase| phase == Phase::Stopped);
+    if timeout(deadline, stopped()).await.is_err() {
+        lifecycle.cut_short.notify_one();
+        stopped().await;
+    }
+}
+
 async fn close_saver(engine: &Engine, mut saver: JoinHandle<Option<StoreError>>) -> Option<String> {
     engine.unsaved.notify_one();
     match timeout(10 * GRACE, &mut saver).await {
@@ -267,9 +278,16 @@ async fn close_saver(engine: &Engine, mut saver: JoinHandle<Option<StoreError>>)
 /// Waits until nothing runs or could run at once, or until the deadline.
 async fn drain(engine: &Engine, until: Option<Instant>) {
     let drained = engine.until_quiet(Pipeline::is_drained);
-    match until {
-        Some(until) => drop(timeout_at(until, drained).await),
-        None => drained.await,
+    let deadline = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = deadline => {}
+        () = engine.lifecycle.cut_short.notified() => {}
     }
 }
 
