@@ -1,7 +1,8 @@
 //! The implementation that the derive writes.
 
+use proc_macro_crate::{FoundCrate, crate_name};
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::{Data, DeriveInput, Error, Fields, Member, Result, spanned::Spanned};
 
 use crate::attribute::EventAttribute;
@@ -15,18 +16,19 @@ pub(crate) fn implementation(input: &DeriveInput) -> Result<TokenStream> {
     let EventAttribute {
         name, aggregate, ..
     } = &attribute;
+    let language = language();
     let version = attribute.version.as_ref().map(|version| {
         quote! { const SCHEMA_VERSION: u32 = #version; }
     });
     let urgency = attribute.urgency.as_ref().map(|urgency| {
-        quote! { const URGENCY: ::domain_events::Urgency = ::domain_events::Urgency::#urgency; }
+        quote! { const URGENCY: #language::Urgency = #language::Urgency::#urgency; }
     });
     let aggregate_id = aggregate_id(&attribute.id);
     let event = &input.ident;
     let (generics, arguments, bounds) = input.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
-        impl #generics ::domain_events::DomainEvent for #event #arguments #bounds {
+        impl #generics #language::DomainEvent for #event #arguments #bounds {
             const EVENT_TYPE: &'static str = #name;
             const AGGREGATE_TYPE: &'static str = #aggregate;
             #version
@@ -34,6 +36,21 @@ pub(crate) fn implementation(input: &DeriveInput) -> Result<TokenStream> {
             #aggregate_id
         }
     })
+}
+
+/// The path to `domain-events`: as the deriving crate depends on it, or through `event-system`.
+fn language() -> TokenStream {
+    match (crate_name("domain-events"), crate_name("event-system")) {
+        (Ok(FoundCrate::Name(name)), _) => {
+            let name = format_ident!("{name}");
+            quote! { ::#name }
+        }
+        (Err(_), Ok(FoundCrate::Name(name))) => {
+            let name = format_ident!("{name}");
+            quote! { ::#name::domain_events }
+        }
+        _ => quote! { ::domain_events },
+    }
 }
 
 /// Borrows where the field is `AsRef<str>`, else displays: an inherent method whose bounds hold
