@@ -50,7 +50,7 @@ const RULES: &[Rule] = &[
         of: "domain-events-derive",
         ours: &[],
         never: &[RUNTIME, DATABASE, FOR_PROGRAMS],
-        only: Some(&["proc-macro2", "quote", "syn"]),
+        only: Some(&["proc-macro-crate", "proc-macro2", "quote", "syn"]),
         why: "the derive is part of the language",
     },
     Rule {
