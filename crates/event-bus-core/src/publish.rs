@@ -108,6 +108,10 @@ async fn reserve(
 
 /// Waits for room, or until the bus reads the log and so needs none, or stops.
 async fn wait_for_room(engine: &Engine, count: usize) -> Result<Option<Reservation>, PublishError> {
+    // Room that comes free goes to those who wait first, so this overtakes nobody.
+    if let Some(room) = engine.admission.try_reserve(count) {
+        return Ok(Some(room));
+    }
     let mut behind = std::pin::pin!(engine.falling_behind.notified());
     // Register before looking, so that falling behind in between is not missed.
     behind.as_mut().enable();
