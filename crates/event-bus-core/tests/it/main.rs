@@ -1,4 +1,5 @@
 //! The bus without a store, checked from outside.
 
 mod conformance;
+mod edges;
 mod retry;

@@ -1,6 +1,7 @@
 //! The assembled system, checked from outside.
 
 mod conformance;
+mod faults;
 mod recovery;
 mod system;
 mod trading_demo;

@@ -18,12 +18,12 @@ use tokio::{sync::Semaphore, time::timeout};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[domain_event(name = "test.counted", aggregate = "counter", id = counter)]
-struct Counted {
-    counter: String,
-    number: u64,
+pub(crate) struct Counted {
+    pub(crate) counter: String,
+    pub(crate) number: u64,
 }
 
-fn counted(counter: &str, number: u64) -> NewEvent {
+pub(crate) fn counted(counter: &str, number: u64) -> NewEvent {
     NewEvent::new(Counted {
         counter: counter.to_owned(),
         number,
@@ -31,13 +31,13 @@ fn counted(counter: &str, number: u64) -> NewEvent {
 }
 
 /// One run over a file: a store and a bus.
-struct Run {
-    bus: InMemoryEventBus,
-    store: Arc<SqliteEventStore>,
+pub(crate) struct Run {
+    pub(crate) bus: InMemoryEventBus,
+    pub(crate) store: Arc<SqliteEventStore>,
 }
 
 impl Run {
-    async fn start(
+    pub(crate) async fn start(
         file: &Path,
         capacity: usize,
         subscriptions: impl IntoIterator<Item = Subscription>,
@@ -65,38 +65,38 @@ impl Run {
         Self { bus, store }
     }
 
-    async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         soon(self.bus.wait_idle()).await.unwrap();
     }
 
     /// Ends the run as it should end.
-    async fn stop(self) -> domain_events::StopReport {
+    pub(crate) async fn stop(self) -> domain_events::StopReport {
         let report = soon(self.bus.stop(Duration::from_secs(20))).await.unwrap();
         soon(self.store.close()).await;
         report
     }
 
     /// Ends the run as a crash does: nothing is drained and nothing saved.
-    async fn crash(self) {
+    pub(crate) async fn crash(self) {
         drop(self.bus);
         soon(self.store.close()).await;
     }
 }
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(30), what)
         .await
         .expect("did not come within 30 s")
 }
 
 /// A delivery as a handler saw it: counter, number, attempt, and whether it may be a repeat.
-type Seen = (String, u64, u32, bool);
+pub(crate) type Seen = (String, u64, u32, bool);
 
 #[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<Seen>>>);
+pub(crate) struct Journal(Arc<Mutex<Vec<Seen>>>);
 
 impl Journal {
-    fn write(&self, event: &Event<Counted>, cx: &HandlerContext) {
+    pub(crate) fn write(&self, event: &Event<Counted>, cx: &HandlerContext) {
         let seen = (
             event.counter.clone(),
             event.number,
@@ -106,11 +106,11 @@ impl Journal {
         self.0.lock().unwrap().push(seen);
     }
 
-    fn take(&self) -> Vec<Seen> {
+    pub(crate) fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 
-    fn numbers(&self, counter: &str) -> Vec<u64> {
+    pub(crate) fn numbers(&self, counter: &str) -> Vec<u64> {
         let seen = self.0.lock().unwrap();
         seen.iter()
             .filter(|seen| seen.0 == counter)
@@ -120,7 +120,7 @@ impl Journal {
 }
 
 /// A subscription from the beginning that writes down what it sees and answers as `answer` says.
-fn subscription(
+pub(crate) fn subscription(
     name: &str,
     journal: &Journal,
     answer: impl Fn(&Counted, u32) -> Result<(), HandlerError> + Send + Sync + 'static,
@@ -133,7 +133,7 @@ fn subscription(
     Subscription::from_fn(name, handler).start_from(StartFrom::Beginning)
 }
 
-fn handles(name: &str, journal: &Journal) -> Subscription {
+pub(crate) fn handles(name: &str, journal: &Journal) -> Subscription {
     subscription(name, journal, |_, _| Ok(()))
 }
 
@@ -327,7 +327,7 @@ async fn f4_attempts_and_order_survive_the_end_of_a_run() {
 }
 
 /// What the file says of the attempts made of a waiting delivery.
-fn attempts_saved(file: &Path) -> Option<i64> {
+pub(crate) fn attempts_saved(file: &Path) -> Option<i64> {
     use diesel::{QueryableByName, RunQueryDsl, sql_types::BigInt};
     #[derive(QueryableByName)]
     struct Row {
@@ -341,7 +341,7 @@ fn attempts_saved(file: &Path) -> Option<i64> {
 }
 
 /// Lets the hour pass.
-fn make_due(file: &Path) {
+pub(crate) fn make_due(file: &Path) {
     use diesel::RunQueryDsl;
     let made = diesel::sql_query("UPDATE de_waiting SET due_at = 0")
         .execute(&mut open(file))
