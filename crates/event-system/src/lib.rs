@@ -25,7 +25,7 @@ pub use event_bus_core::BusConfig;
 #[doc(no_inline)]
 pub use event_store_diesel::SqliteOptions;
 
-/// The README of the project, so that its program is compiled and run.
+/// The README of the project, so that its program is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct ProjectReadme;

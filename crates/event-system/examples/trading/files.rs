@@ -2,15 +2,12 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail, ensure};
-use diesel::{Connection, SqliteConnection, prelude::*, sql_query};
-
-/// How every `SQLite` database begins.
-const SQLITE: &[u8; 16] = b"SQLite format 3\0";
+use event_store_diesel::{SqliteEventStore, SqliteOptions};
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -44,20 +41,34 @@ impl Files {
         &self.trace
     }
 
+    /// Checks that no file beside the log is there without it: it would be another log's.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        for beside in [&self.desk, &self.trace] {
+            ensure!(
+                self.log.exists() || !beside.exists(),
+                "{} was not begun: {} is there without it, from another log",
+                self.log.display(),
+                beside.display(),
+            );
+        }
+        Ok(())
+    }
+
     /// Removes what an earlier run has left; the lock's file stays, as others may wait for it.
     ///
     /// # Errors
     /// When a run has the files, or when what is there was not left by one; nothing is removed then.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        self.check()?;
+        if !self.log.exists() {
+            return Ok(());
+        }
         let log = self.log.display();
-        let Some(begin) = begin_of(&self.log).with_context(|| format!("{log} was not read"))?
-        else {
-            return self.remove_all();
-        };
+        // The store refuses what is not its own, and what another process has, and leaves it as it is.
+        let store = SqliteEventStore::open(&self.log, SqliteOptions::default())
+            .with_context(|| format!("{log} was not removed"))?;
+        store.close_blocking();
         let _lock = locked(&self.log)?;
-        // An empty file is what SQLite makes of a new database before the first write.
-        let is_log = begin.is_empty() || (begin == SQLITE && has_log(&self.log)?);
-        ensure!(is_log, "{log} was not removed: it is not an event log");
         self.remove_all()
     }
 
@@ -71,34 +82,10 @@ impl Files {
     }
 }
 
-#[derive(QueryableByName)]
-struct Tables {
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
-    count: i64,
-}
-
 fn with(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
-}
-
-fn begin_of(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut begin = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(16).read_to_end(&mut begin).map(|_| Some(begin)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether the database has the log's table.
-fn has_log(path: &Path) -> anyhow::Result<bool> {
-    let mut connection = SqliteConnection::establish(&path.to_string_lossy())?;
-    let table =
-        "SELECT count(*) AS count FROM sqlite_master WHERE type = 'table' AND name = 'de_events'";
-    let tables: Vec<Tables> = sql_query(table).load(&mut connection)?;
-    Ok(tables.iter().any(|tables| tables.count > 0))
 }
 
 /// The lock of the log, as the store takes it: nobody opens the log while it is held.
@@ -136,49 +123,102 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use diesel::connection::SimpleConnection;
+    use std::fs;
+
+    use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+    use tempfile::TempDir;
 
     use super::*;
 
-    fn database(path: &Path, table: &str) {
-        let mut connection = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
-        connection
-            .batch_execute(&format!("CREATE TABLE {table} (a)"))
-            .unwrap();
+    fn files() -> (TempDir, Files) {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::beside(&folder.path().join("a.db"));
+        (folder, files)
+    }
+
+    fn make_log(files: &Files) -> SqliteEventStore {
+        SqliteEventStore::open(files.log(), SqliteOptions::default()).unwrap()
+    }
+
+    fn contents(folder: &TempDir) -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut contents: Vec<_> = paths
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        contents.sort();
+        contents
     }
 
     #[test]
-    fn a_log_is_removed_with_everything_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::beside(&folder.path().join("a.db"));
+    fn a_log_is_removed_with_everything_beside_it_but_its_lock() {
+        let (folder, files) = files();
         files.remove().unwrap();
-        database(files.log(), "de_events");
-        std::fs::write(files.trace(), "run\n").unwrap();
+        make_log(&files).close_blocking();
+        fs::write(files.trace(), "run\n").unwrap();
         files.remove().unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let left: Vec<_> = contents(&folder)
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        assert_eq!(left, [with(files.log(), ".lock")]);
     }
 
     #[test]
-    fn what_is_not_a_log_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::beside(&folder.path().join("a.db"));
-        std::fs::write(files.log(), "a letter").unwrap();
+    fn what_is_not_a_log_is_left_as_it_is() {
+        let (folder, files) = files();
+        fs::write(files.log(), "a letter").unwrap();
+        let before = contents(&folder);
         assert!(files.remove().is_err());
-        std::fs::remove_file(files.log()).unwrap();
-        database(files.log(), "customers");
+        assert_eq!(contents(&folder), before);
+    }
+
+    #[test]
+    fn another_programs_database_is_left_as_it_is_with_its_journal() {
+        let (folder, files) = files();
+        let mut other = SqliteConnection::establish(&files.log().to_string_lossy()).unwrap();
+        let customers = "PRAGMA journal_mode = WAL; CREATE TABLE customers (name)";
+        other.batch_execute(customers).unwrap();
+        // As after a crash: a connection's end would empty the journal.
+        let copy = tempfile::tempdir().unwrap();
+        for (path, content) in contents(&folder) {
+            fs::write(copy.path().join(path.file_name().unwrap()), content).unwrap();
+        }
+        let copied = Files::beside(&copy.path().join("a.db"));
+        let data = || {
+            [copied.log().to_owned(), with(copied.log(), "-wal")]
+                .map(|path| fs::read(path).unwrap())
+        };
+        let before = data();
+        assert!(!before[1].is_empty());
+        assert!(copied.remove().is_err());
+        assert_eq!(data(), before);
+    }
+
+    #[test]
+    fn files_without_their_log_are_left_and_not_used() {
+        let (folder, files) = files();
+        fs::write(files.trace(), "precious").unwrap();
+        let before = contents(&folder);
         assert!(files.remove().is_err());
-        assert!(files.log().exists());
+        assert!(
+            files
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("a.db-trace is there without it")
+        );
+        assert_eq!(contents(&folder), before);
     }
 
     #[test]
     fn a_log_in_use_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::beside(&folder.path().join("a.db"));
-        database(files.log(), "de_events");
+        let (_folder, files) = files();
         let lock = File::create(with(files.log(), ".lock")).unwrap();
+        fs::write(files.log(), "").unwrap();
         lock.lock().unwrap();
-        let error = files.remove().unwrap_err().to_string();
-        assert!(error.contains("another process"), "{error}");
+        assert!(files.remove().is_err());
         assert!(files.log().exists());
     }
 }

@@ -25,6 +25,7 @@ mod random;
 mod simulation;
 
 // Who answers events.
+mod agreement;
 mod audit;
 mod broker;
 mod desk;

@@ -11,7 +11,7 @@ use event_store_diesel::{SqliteEventStore, SqliteOptions};
 use event_system::EventSystem;
 
 use crate::{
-    audit,
+    agreement, audit,
     broker::Broker,
     console::Console,
     desk::Desk,
@@ -125,10 +125,14 @@ async fn trade(
     candles: &[CandleClosed],
     console: &Console,
 ) -> Result<Traded, Failure> {
+    files.check().map_err(Failure::Refused)?;
     let store = SqliteEventStore::open(files.log(), SqliteOptions::default())
         .map_err(|error| Failure::Refused(error.into()))?;
     let store = Arc::new(store);
     // From here on the lock is ours, and so are the files beside the log.
+    agreement::check(&*store, candles)
+        .await
+        .map_err(Failure::Refused)?;
     let system = started(options, files, &store).await?;
     let begin = Instant::now();
     feed::feed(&system, candles, console).await?;
@@ -150,12 +154,15 @@ async fn started(
     options: &Options,
     files: &Files,
     store: &Arc<SqliteEventStore>,
-) -> anyhow::Result<EventSystem> {
+) -> Result<EventSystem, Failure> {
     let path = files.desk().display();
-    let desk = Desk::open(files.desk()).with_context(|| format!("{path} was not opened"))?;
+    let desk = Desk::open(files.desk())
+        .with_context(|| format!("{path} was not opened"))
+        .map_err(Failure::Refused)?;
     let path = files.trace().display();
-    let trace =
-        Trace::begin_run(files.trace()).with_context(|| format!("{path} was not opened"))?;
+    let trace = Trace::begin_run(files.trace())
+        .with_context(|| format!("{path} was not opened"))
+        .map_err(Failure::Refused)?;
     let watch = Arc::new(Watch::new(trace, options.crash_after));
     let mut builder = EventSystem::builder()
         .store(Arc::clone(store))
@@ -163,7 +170,7 @@ async fn started(
     for subscription in subscriptions(store, desk, &watch) {
         builder = builder.subscribe(subscription);
     }
-    builder.start().await.context("the desk was not started")
+    Ok(builder.start().await.context("the desk was not started")?)
 }
 
 /// Everyone on the desk. All begin with the first event of the log, so that the first run may be
