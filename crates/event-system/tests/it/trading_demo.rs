@@ -210,6 +210,31 @@ fn candles_that_contradict_the_log_are_refused() {
 }
 
 #[test]
+fn candles_from_before_the_log_are_refused_and_none_is_appended() {
+    let place = Place::new();
+    let candle = |minute: u32| format!("KRW-BTC,2024-01-01T00:{minute:02}:00Z,1,1,1,1,1\n");
+    let file = |name: &str, minutes: &[u32]| {
+        let lines: String = minutes.iter().map(|&minute| candle(minute)).collect();
+        place
+            .write(name, format!("{HEADER}{lines}").as_bytes())
+            .display()
+            .to_string()
+    };
+    let (late, early) = (
+        file("late.csv", &[30, 31]),
+        file("early.csv", &[1, 2, 30, 32]),
+    );
+    place.summary(&["--input", &late]);
+    let message = place.refused(&["--input", &early]);
+    assert!(
+        message.contains("comes before the last one in the log"),
+        "{message}"
+    );
+    let events = &place.summary(&["--input", &late])["events"];
+    assert_eq!(events["market.candle-closed"], 2);
+}
+
+#[test]
 fn a_file_that_is_not_an_event_log_is_refused_and_left() {
     let place = Place::new();
     let letter = b"Dear customer, this is longer than any header of a database.".repeat(20);
