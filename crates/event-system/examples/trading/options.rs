@@ -31,7 +31,7 @@ pub(crate) struct Options {
     pub(crate) fresh: bool,
 
     /// Number of workers
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub(crate) workers: u32,
 
     /// Kills the process (SIGKILL) after this many handled deliveries
