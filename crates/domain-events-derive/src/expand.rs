@@ -64,7 +64,7 @@ fn aggregate_id(field: &Member) -> TokenStream {
             trait Displayed<'a> {
                 fn text(self) -> ::std::borrow::Cow<'a, str>;
             }
-            #[allow(dead_code)]
+            #[allow(dead_code, reason = "which of the two is called depends on the field")]
             impl<'a, T: ::std::convert::AsRef<str> + ?Sized> Id<'a, T> {
                 fn text(self) -> ::std::borrow::Cow<'a, str> {
                     ::std::borrow::Cow::Borrowed(self.0.as_ref())

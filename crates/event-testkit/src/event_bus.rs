@@ -15,7 +15,7 @@ use std::{
 
 use domain_events::{DomainEvent, Event, EventBus, NewEvent, RetryPolicy, Subscription};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 /// How the suite gets a bus to check.
 pub trait BusHarness: Send + Sync {
@@ -95,6 +95,19 @@ fn journal_of(name: &str, journal: &Journal) -> Subscription {
     Subscription::from_fn(name, move |event: Event<Noted>, _| {
         journal.write(&who, event.number);
         async { Ok(()) }
+    })
+}
+
+/// A subscription that takes a permit of `gate` for each event before it writes it down as "seen".
+fn gated(journal: &Journal, gate: &Arc<Semaphore>) -> Subscription {
+    let (journal, gate) = (journal.clone(), Arc::clone(gate));
+    Subscription::from_fn("waits", move |event: Event<Noted>, _| {
+        let (journal, gate) = (journal.clone(), Arc::clone(&gate));
+        async move {
+            gate.acquire().await?.forget();
+            journal.write("seen", event.number);
+            Ok(())
+        }
     })
 }
 

@@ -210,13 +210,14 @@ fn advance_in_log(
     if let Behind::Log { from, version, .. } = &mut blocked.behind {
         (*from, *version) = (done.position.next(), done.version.next());
     }
-    if change.is_some() {
+    let saver = change.is_some();
+    if saver {
         let row = blocked.row(&start.aggregate);
         cursor.change(change.into_iter().chain(row), None);
     }
     drop(pipeline);
     engine.wake(Wake {
-        saver: true,
+        saver,
         ..Wake::default()
     });
 }

@@ -12,7 +12,7 @@ use domain_events::{
 use tokio::sync::Semaphore;
 
 use super::{
-    BusHarness, Followed, Journal, Noted, journal_of, noted, quick_retries, soon, started,
+    BusHarness, Followed, Journal, Noted, gated, journal_of, noted, quick_retries, soon, started,
 };
 
 /// L1: publishing before the start and starting twice are typed errors, and every worker runs when
@@ -36,16 +36,7 @@ pub async fn l1_misuse_of_the_life_cycle_is_a_typed_error(harness: &dyn BusHarne
 pub async fn l2_a_stop_drains_and_reports(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 1);
     let (gate, journal) = (Arc::new(Semaphore::new(0)), Journal::default());
-    let (opened, log) = (Arc::clone(&gate), journal.clone());
-    let waits = move |event: Event<Noted>, _| {
-        let (gate, journal) = (Arc::clone(&opened), log.clone());
-        async move {
-            gate.acquire().await?.forget();
-            journal.write("seen", event.number);
-            Ok(())
-        }
-    };
-    started(&bus, [Subscription::from_fn("waits", waits)]).await;
+    started(&bus, [gated(&journal, &gate)]).await;
     for number in 0..5 {
         bus.publish(noted("a", number)).await.unwrap();
     }

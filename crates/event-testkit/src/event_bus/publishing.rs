@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{
-    BusHarness, Followed, Journal, Noted, journal_of, noted, quick_retries, soon, started,
+    BusHarness, Followed, Journal, Noted, gated, journal_of, noted, quick_retries, soon, started,
 };
 
 /// P2: the receipt tells the outcome for each subscription, also when asked late.
@@ -138,17 +138,8 @@ pub async fn p4_a_full_queue_gives_the_event_back_or_makes_publishers_wait(
 ) {
     let bus = harness.bus(3, 1);
     let gate = Arc::new(Semaphore::new(0));
-    let (journal, opened) = (Journal::default(), Arc::clone(&gate));
-    let log = journal.clone();
-    let waits = move |event: Event<Noted>, _| {
-        let (journal, gate) = (log.clone(), Arc::clone(&opened));
-        async move {
-            gate.acquire().await?.forget();
-            journal.write("seen", event.number);
-            Ok(())
-        }
-    };
-    started(&bus, [Subscription::from_fn("waits", waits)]).await;
+    let journal = Journal::default();
+    started(&bus, [gated(&journal, &gate)]).await;
     for number in 0..3 {
         bus.try_publish(noted("a", number)).await.unwrap();
     }
@@ -178,16 +169,7 @@ pub async fn p4_a_full_queue_gives_the_event_back_or_makes_publishers_wait(
 pub async fn p4_a_dropped_publish_has_touched_nothing(harness: &dyn BusHarness) {
     let bus = harness.bus(1, 1);
     let (journal, gate) = (Journal::default(), Arc::new(Semaphore::new(0)));
-    let (log, opened) = (journal.clone(), Arc::clone(&gate));
-    let waits = move |event: Event<Noted>, _| {
-        let (journal, gate) = (log.clone(), Arc::clone(&opened));
-        async move {
-            gate.acquire().await?.forget();
-            journal.write("seen", event.number);
-            Ok(())
-        }
-    };
-    started(&bus, [Subscription::from_fn("waits", waits)]).await;
+    started(&bus, [gated(&journal, &gate)]).await;
     bus.publish(noted("a", 1)).await.unwrap();
     {
         let mut waiting = std::pin::pin!(bus.publish(noted("a", 2)));
