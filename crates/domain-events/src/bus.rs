@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    AppendError, BusStatistics, ConfigError, EncodeError, NewEvent, Receipt, RegistryError,
-    StoreError, Subscription,
+    AppendError, BusStatistics, ConfigError, DeadLetter, EncodeError, EventId, NewEvent, Receipt,
+    RegistryError, StoreError, Subscription,
 };
 
 /// An event that was not published. Nothing of a failed call was recorded or delivered, except
@@ -109,12 +109,43 @@ pub enum StopError {
     InsideHandler,
 }
 
+/// A dead letter that was neither replayed nor discarded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LetterError {
+    /// The subscription has no dead letter of this event: none was kept, it was lost to the bound,
+    /// or it was replayed or discarded before.
+    #[error("nothing was done: {subscription:?} has no dead letter of event {event}")]
+    NoSuchLetter {
+        /// The name asked for.
+        subscription: String,
+        /// The event asked for.
+        event: EventId,
+    },
+    /// Nobody of that name is subscribed, and so there is nobody to replay to.
+    #[error("nothing was done: there is no subscription {subscription:?}")]
+    NoSuchSubscription {
+        /// The name asked for.
+        subscription: String,
+    },
+    /// The bus is not running, and so has nobody to replay to.
+    #[error("nothing was done: the bus is not running")]
+    NotRunning,
+    /// This bus cannot do it.
+    #[error("nothing was done: {0}")]
+    Unsupported(&'static str),
+    /// The store could not be read or written.
+    #[error("nothing was done")]
+    Store(#[source] StoreError),
+}
+
 /// What a stop found and left (L2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopReport {
     /// Deliveries that ended between the call and the deadline.
     pub drained: u64,
-    /// Deliveries left for the next start (durable).
+    /// What is left for the next start (durable): open deliveries, blocked aggregates, each counted
+    /// once, and events of the log that were not looked at.
     pub left_in_log: u64,
     /// Deliveries that no one will make (volatile).
     pub abandoned: u64,
@@ -168,18 +199,84 @@ pub trait EventBus: Send + Sync {
     /// A dropped future has either published the event or touched nothing.
     async fn try_publish(&self, event: NewEvent) -> Result<Receipt, PublishError>;
 
+    /// Publishes one event, waiting for room up to `timeout`; then gives it back in the error (P4).
+    ///
+    /// Only the wait for room is limited: durable, the commit is waited for.
+    ///
+    /// # Errors
+    /// As [`try_publish`](Self::try_publish).
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    async fn publish_timeout(
+        &self,
+        event: NewEvent,
+        timeout: Duration,
+    ) -> Result<Receipt, PublishError>;
+
     /// Adds a subscription, before or after the start (L4).
     ///
     /// # Errors
-    /// When the name is taken, or the subscription cannot work.
+    /// When the name is taken, also by a removed subscription whose last attempt this call is in, or
+    /// the subscription cannot work.
+    ///
+    /// # Cancellation
+    /// A dropped future may still have subscribed.
     async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError>;
 
     /// Removes a subscription and waits for its running attempts; from inside one of its handlers
     /// it does not wait (L4). Returns whether there was one of the name.
+    ///
+    /// # Cancellation
+    /// A dropped future has removed it.
     async fn unsubscribe(&self, name: &str) -> bool;
 
+    /// Pauses a subscription: its deliveries wait until it is [resumed](Self::resume). Returns
+    /// after its running attempts, except from inside a handler; `false` where none has the name. A
+    /// pause ends with the run of the bus.
+    ///
+    /// # Cancellation
+    /// A dropped future has paused it.
+    async fn pause(&self, name: &str) -> bool;
+
+    /// Lets a paused subscription go on, where it stopped and in order; harmless where it is not
+    /// paused. Returns whether there is one of the name.
+    async fn resume(&self, name: &str) -> bool;
+
+    /// Up to `limit` dead letters, oldest first, of one subscription or of all (F6).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn dead_letters(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Delivers a dead letter again, with a fresh attempt count; it is a dead letter no more (F6).
+    ///
+    /// What is parked behind it goes on after it. Under [`Skip`](crate::FailurePolicy::Skip) it
+    /// comes after newer events, but never beside another delivery of its aggregate.
+    ///
+    /// # Errors
+    /// When there is no such dead letter or no such subscription, the bus is not running, or cannot
+    /// replay.
+    async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError>;
+
+    /// Gives a dead letter up for good; what is parked behind it goes on (F6). The reason is
+    /// recorded.
+    ///
+    /// # Errors
+    /// When there is no such dead letter, or the bus cannot discard.
+    async fn discard(
+        &self,
+        subscription: &str,
+        event: EventId,
+        reason: &str,
+    ) -> Result<(), LetterError>;
+
     /// Waits until nothing is queued, running, waiting for a retry or behind in the log, and
-    /// progress is saved (L3).
+    /// progress is saved (L3). What is parked or paused does not count.
     ///
     /// # Errors
     /// From inside a handler, which it would wait for.

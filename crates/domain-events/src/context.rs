@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -33,16 +33,25 @@ pub trait HandlerPublisher: Send + Sync {
     ) -> BoxFuture<'static, Result<Vec<Receipt>, PublishError>>;
 }
 
-struct Inner {
+/// What a handler knows of its attempt, and its way to publish: a cheap clone.
+pub struct HandlerContext {
     envelope: Arc<EventEnvelope>,
     info: AttemptInfo,
-    published: AtomicU32,
+    /// How many events were published; made when there are clones to share it, or some to count.
+    published: OnceLock<Arc<AtomicU32>>,
     publisher: Arc<dyn HandlerPublisher>,
 }
 
-/// What a handler knows of its attempt, and its way to publish: a cheap clone.
-#[derive(Clone)]
-pub struct HandlerContext(Arc<Inner>);
+impl Clone for HandlerContext {
+    fn clone(&self) -> Self {
+        Self {
+            envelope: Arc::clone(&self.envelope),
+            info: self.info.clone(),
+            published: OnceLock::from(Arc::clone(self.published())),
+            publisher: Arc::clone(&self.publisher),
+        }
+    }
+}
 
 impl HandlerContext {
     /// The context of an attempt; made by buses.
@@ -51,27 +60,31 @@ impl HandlerContext {
         info: AttemptInfo,
         publisher: Arc<dyn HandlerPublisher>,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             envelope,
             info,
-            published: AtomicU32::new(0),
+            published: OnceLock::new(),
             publisher,
-        }))
+        }
+    }
+
+    fn published(&self) -> &Arc<AtomicU32> {
+        self.published.get_or_init(Arc::default)
     }
 
     /// The handled event's envelope.
     pub fn envelope(&self) -> &Arc<EventEnvelope> {
-        &self.0.envelope
+        &self.envelope
     }
 
     /// Attempt number, subscription, and whether this may be a repeat or is a replay.
     pub fn info(&self) -> &AttemptInfo {
-        &self.0.info
+        &self.info
     }
 
     /// The number of the attempt, from 1.
     pub fn attempt(&self) -> u32 {
-        self.0.info.attempt
+        self.info.attempt
     }
 
     /// Publishes an event that follows from the handled one (P9).
@@ -99,12 +112,13 @@ impl HandlerContext {
     /// # Cancellation
     /// A dropped future has either published the events or touched nothing.
     pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
-        let Inner {
+        let Self {
             envelope,
             info,
-            published,
             publisher,
-        } = &*self.0;
+            ..
+        } = self;
+        let published = self.published();
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let first = published.fetch_add(count, Ordering::Relaxed);
         let events = events.into_iter().zip(first + 1..).map(|(event, number)| {
@@ -124,8 +138,8 @@ impl HandlerContext {
 impl fmt::Debug for HandlerContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandlerContext")
-            .field("event", &self.0.envelope.id())
-            .field("info", &self.0.info)
+            .field("event", &self.envelope.id())
+            .field("info", &self.info)
             .finish_non_exhaustive()
     }
 }

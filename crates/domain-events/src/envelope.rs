@@ -184,6 +184,15 @@ pub struct NewEvent {
     payload: Payload,
 }
 
+/// What of an event its publisher gave, so that a bus can give the event back as it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Given {
+    id: bool,
+    correlation_id: bool,
+    occurred_at: bool,
+    expected: ExpectedVersion,
+}
+
 impl NewEvent {
     /// `event`, with everything else left to be filled in.
     pub fn new<E: DomainEvent>(event: E) -> Self {
@@ -289,6 +298,48 @@ impl NewEvent {
             causation_id: self.causation_id.or(Some(cause.id)),
             ..self
         }
+    }
+
+    /// What of the event was given and not left to be filled in; for buses.
+    pub fn given(&self) -> Given {
+        Given {
+            id: self.id.is_some(),
+            correlation_id: self.correlation_id.is_some(),
+            occurred_at: self.occurred_at.is_some(),
+            expected: self.expected,
+        }
+    }
+
+    /// The event as it was before it was [sealed](Self::seal); for buses, which give events back.
+    /// `None` where somebody else holds the envelope.
+    pub fn unseal(envelope: Arc<EventEnvelope>, given: Given) -> Option<Self> {
+        let EventEnvelope {
+            id,
+            event_type: Name::Static(event_type),
+            schema_version,
+            aggregate,
+            urgency,
+            metadata,
+            occurred_at,
+            payload,
+            ..
+        } = Arc::into_inner(envelope)?
+        else {
+            return None;
+        };
+        Some(Self {
+            id: given.id.then_some(id),
+            correlation_id: given.correlation_id.then_some(metadata.correlation_id),
+            causation_id: metadata.causation_id,
+            entries: metadata.entries,
+            occurred_at: given.occurred_at.then_some(occurred_at),
+            urgency,
+            expected: given.expected,
+            event_type,
+            schema_version,
+            aggregate,
+            payload,
+        })
     }
 
     /// The envelope of the event, everything left open filled in; not yet recorded.

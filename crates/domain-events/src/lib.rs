@@ -16,7 +16,7 @@ mod rank;
 pub use rank::{Priority, Urgency};
 
 mod envelope;
-pub use envelope::{EventEnvelope, EventMetadata, NewEvent};
+pub use envelope::{EventEnvelope, EventMetadata, Given, NewEvent};
 
 mod payload;
 pub use payload::{DecodeError, EncodeError};
@@ -33,6 +33,9 @@ pub use context::{AttemptInfo, HandlerContext, HandlerPublisher};
 mod retry;
 pub use retry::RetryPolicy;
 
+mod policy;
+pub use policy::{FailurePolicy, Isolation, Ordering};
+
 mod subscription;
 pub use subscription::{BoxFuture, StartFrom, Subscription};
 
@@ -41,7 +44,8 @@ pub use config::{ConfigError, MAX_NAME_BYTES};
 
 mod bus;
 pub use bus::{
-    EventBus, PublishError, StartError, StopError, StopReport, SubscribeError, WaitError,
+    EventBus, LetterError, PublishError, StartError, StopError, StopReport, SubscribeError,
+    WaitError,
 };
 
 mod receipt;
@@ -56,6 +60,9 @@ mod store;
 pub use store::{
     Append, AppendDone, AppendError, Appended, EventStore, StoreError, StoreErrorKind,
 };
+
+mod reading;
+pub use reading::{EventQuery, EventStream, EventSummary, ReadError, StoreStatistics};
 
 mod deliveries;
 pub use deliveries::{

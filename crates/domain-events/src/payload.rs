@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
 };
 
@@ -13,7 +14,7 @@ type Typed = Arc<dyn Any + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[error("the event of type {event_type:?} was not encoded")]
 pub struct EncodeError {
-    /// The event type whose `Serialize` failed.
+    /// The event type whose `Serialize` failed or panicked.
     pub event_type: String,
     source: serde_json::Error,
 }
@@ -83,10 +84,14 @@ impl Payload {
         }
         // A payload has at least one of the two forms from the start.
         let event: &dyn Any = self.typed.get().map_or(&(), |event| &**event);
-        let json = (self.encode)(event).map_err(|source| EncodeError {
-            event_type: event_type.to_owned(),
-            source,
-        })?;
+        let encode = || (self.encode)(event);
+        let panicked = |_| Err(serde::ser::Error::custom("its `Serialize` panicked"));
+        let json = catch_unwind(AssertUnwindSafe(encode))
+            .unwrap_or_else(panicked)
+            .map_err(|source| EncodeError {
+                event_type: event_type.to_owned(),
+                source,
+            })?;
         Ok(self.json.get_or_init(|| json.into_boxed_slice()))
     }
 

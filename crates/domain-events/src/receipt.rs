@@ -13,14 +13,20 @@ pub enum DeliveryOutcome {
     Skipped,
     /// Given up and kept as a dead letter.
     Dead,
-    /// Not finished when the bus stopped.
+    /// Not finished when the bus stopped, or its subscription was removed.
     Stopped,
+    /// Waiting behind a dead letter of its aggregate, until that is replayed or discarded (F5). It
+    /// has another outcome later.
+    Parked,
+    /// Waiting until its subscription is resumed. It has another outcome later.
+    Paused,
 }
 
 /// What became of an event: the outcome for each subscription that wanted it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handled {
-    /// Subscription names and outcomes, in the order in which they came about.
+    /// Subscription names and outcomes, by pipeline and priority. Who went before the event was read
+    /// from the log is not among them.
     pub outcomes: Vec<(Arc<str>, DeliveryOutcome)>,
 }
 
@@ -79,7 +85,8 @@ impl Receipt {
         self.already_there
     }
 
-    /// Waits until every subscription has an outcome for the event; may be asked late.
+    /// Waits until every subscription has an outcome for the event; may be asked late, and again
+    /// where a delivery was parked or paused.
     ///
     /// # Errors
     /// [`WaitError::InsideHandler`] from inside a handler, which it would wait for (L4), and

@@ -34,6 +34,8 @@ pub struct SubscriptionStatistics {
     pub retries: u64,
     /// Deliveries waiting for their next attempt.
     pub waiting: u64,
+    /// Whether it is paused.
+    pub paused: bool,
     /// Time of one attempt.
     pub handling: Latency,
     /// Time from publishing to handled, of events published in this run.
@@ -46,9 +48,9 @@ pub struct SubscriptionStatistics {
 pub struct BusStatistics {
     /// Whether the bus is running.
     pub running: bool,
-    /// How many workers it has.
+    /// How many workers the default pipeline has.
     pub workers: usize,
-    /// How many events its queue holds.
+    /// How many events the default pipeline holds.
     pub capacity: usize,
     /// Events accepted from publishers.
     pub accepted: u64,

@@ -5,7 +5,8 @@ use std::{error::Error, fmt, ops::RangeInclusive, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    AggregateRef, EventEnvelope, EventId, ExpectedVersion, Position, Version, promise::promise,
+    AggregateRef, EventEnvelope, EventId, EventQuery, EventSummary, ExpectedVersion, Position,
+    StoreStatistics, Version, promise::promise,
 };
 
 /// One event to be appended.
@@ -184,6 +185,18 @@ pub trait EventStore: Send + Sync {
     /// When the store cannot be read.
     async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError>;
 
+    /// Up to `limit` of the events that `query` means, after `after`, in the order of the log;
+    /// fewer only at the end. [`EventStream`](crate::EventStream) reads page after page.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn read(
+        &self,
+        query: &EventQuery,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<EventEnvelope>, StoreError>;
+
     /// Up to `limit` events of an aggregate's history, in order, with versions in `versions`.
     ///
     /// # Errors
@@ -193,7 +206,10 @@ pub trait EventStore: Send + Sync {
         aggregate: &AggregateRef,
         versions: RangeInclusive<Version>,
         limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError>;
+    ) -> Result<Vec<EventEnvelope>, StoreError> {
+        let query = EventQuery::History(aggregate.clone(), versions);
+        self.read(&query, Position::ZERO, limit).await
+    }
 
     /// Up to `limit` events of the log after `after`, in order; fewer only at the end.
     ///
@@ -203,7 +219,21 @@ pub trait EventStore: Send + Sync {
         &self,
         after: Position,
         limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError>;
+    ) -> Result<Vec<EventEnvelope>, StoreError> {
+        self.read(&EventQuery::Log, after, limit).await
+    }
+
+    /// How many events `query` means, and where the first and the last of them are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError>;
+
+    /// What the store holds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn statistics(&self) -> Result<StoreStatistics, StoreError>;
 
     /// The position of the last event, zero for an empty log.
     ///

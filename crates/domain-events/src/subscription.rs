@@ -4,8 +4,8 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
     ConfigError, DecodeError, DomainEvent, Event, EventEnvelope, EventHandler, EventRegistry,
-    HandlerContext, HandlerError, Position, Priority, RegistryError, RetryPolicy,
-    config::check_name,
+    FailurePolicy, HandlerContext, HandlerError, Isolation, Ordering, Position, Priority,
+    RegistryError, RetryPolicy, config::check_name,
 };
 
 /// A future behind a pointer.
@@ -26,6 +26,7 @@ pub enum StartFrom {
 type Handling = BoxFuture<'static, Result<(), HandlerError>>;
 type Call =
     dyn Fn(Arc<EventEnvelope>, HandlerContext) -> Result<Handling, DecodeError> + Send + Sync;
+type Filter = dyn Fn(&Arc<EventEnvelope>) -> Result<bool, DecodeError> + Send + Sync;
 
 /// A handler under a stable, unique name: the unit of delivery, retry and progress.
 #[derive(Clone)]
@@ -34,8 +35,14 @@ pub struct Subscription {
     event_type: Option<&'static str>,
     register: fn(&mut EventRegistry) -> Result<(), RegistryError>,
     call: Arc<Call>,
+    filter: Option<Arc<Filter>>,
+    /// The event type that the filter reads, where it reads one.
+    filtered_type: Option<&'static str>,
     priority: Priority,
     retry: RetryPolicy,
+    failure_policy: FailurePolicy,
+    ordering: Ordering,
+    isolation: Option<Isolation>,
     timeout: Duration,
     start_from: StartFrom,
 }
@@ -58,6 +65,23 @@ impl Subscription {
         Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
         Self::typed::<E>(name, move |event, cx| Box::pin(handler(event, cx)))
+    }
+
+    /// Subscribes an async closure to what `transform` makes of events of type `E` (D10).
+    ///
+    /// An error of the transform is a failed attempt with its verdict; it runs again with the next.
+    pub fn transformed<E, T, M, F, Fut>(name: impl Into<Arc<str>>, transform: M, handler: F) -> Self
+    where
+        E: DomainEvent,
+        T: Send + 'static,
+        M: Fn(Event<E>) -> Result<T, HandlerError> + Send + Sync + 'static,
+        F: Fn(T, HandlerContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        Self::typed::<E>(name, move |event, cx| match transform(event) {
+            Ok(transformed) => Box::pin(handler(transformed, cx)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        })
     }
 
     /// Subscribes an async closure to every event, as raw envelopes; it needs no decoder (D10).
@@ -94,8 +118,13 @@ impl Subscription {
             event_type,
             register,
             call,
+            filter: None,
+            filtered_type: None,
             priority: Priority::NORMAL,
             retry: RetryPolicy::exponential(),
+            failure_policy: FailurePolicy::Skip,
+            ordering: Ordering::PerAggregate,
+            isolation: None,
             timeout: Duration::from_secs(30),
             start_from: StartFrom::Now,
         }
@@ -111,6 +140,69 @@ impl Subscription {
     #[must_use]
     pub fn retry(self, retry: RetryPolicy) -> Self {
         Self { retry, ..self }
+    }
+
+    /// Sets what later events of an aggregate do once one of it is a dead letter (F5).
+    #[must_use]
+    pub fn failure_policy(self, failure_policy: FailurePolicy) -> Self {
+        Self {
+            failure_policy,
+            ..self
+        }
+    }
+
+    /// Sets the order in which events come (D2). Any other than per aggregate gives the
+    /// subscription a pipeline of its own, `Total` one with a single worker.
+    #[must_use]
+    pub fn ordering(self, ordering: Ordering) -> Self {
+        Self { ordering, ..self }
+    }
+
+    /// Gives the subscription a pipeline of its own, with this many workers: neither its pace nor
+    /// its failures hold up others (D4).
+    #[must_use]
+    pub fn isolated(mut self, workers: usize) -> Self {
+        self.isolation.get_or_insert_default().workers = Some(workers);
+        self
+    }
+
+    /// Sets how many events the subscription's own pipeline holds (P4); the bus's capacity unless
+    /// set. Gives the subscription a pipeline of its own.
+    #[must_use]
+    pub fn capacity(mut self, capacity: usize) -> Self {
+        self.isolation.get_or_insert_default().capacity = Some(capacity);
+        self
+    }
+
+    /// Passes over events of which `wanted` says no; they count as done (D10). A subscription has
+    /// one filter, and `E` is its event type.
+    #[must_use]
+    pub fn filter<E: DomainEvent>(
+        self,
+        wanted: impl Fn(&E) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let filter = move |envelope: &Arc<EventEnvelope>| {
+            let event = envelope.typed::<E>()?;
+            Ok(wanted(&event))
+        };
+        Self {
+            filter: Some(Arc::new(filter)),
+            filtered_type: Some(E::EVENT_TYPE),
+            ..self
+        }
+    }
+
+    /// As [`filter`](Self::filter), by what is known of an event besides its content.
+    #[must_use]
+    pub fn filter_envelope(
+        self,
+        wanted: impl Fn(&EventEnvelope) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            filter: Some(Arc::new(move |envelope| Ok(wanted(envelope)))),
+            filtered_type: None,
+            ..self
+        }
     }
 
     /// Sets how long one attempt may take (F1); 30 s unless set.
@@ -145,6 +237,28 @@ impl Subscription {
         &self.retry
     }
 
+    /// What follows a dead letter.
+    pub fn after_dead_letter(&self) -> FailurePolicy {
+        self.failure_policy
+    }
+
+    /// The order in which events come.
+    pub fn order(&self) -> Ordering {
+        self.ordering
+    }
+
+    /// What the subscription asks of a pipeline of its own; `None` where it shares the default one.
+    pub fn isolation(&self) -> Option<Isolation> {
+        match self.ordering {
+            Ordering::PerAggregate => self.isolation,
+            Ordering::Total => Some(Isolation {
+                workers: Some(1),
+                ..self.isolation.unwrap_or_default()
+            }),
+            Ordering::None => Some(self.isolation.unwrap_or_default()),
+        }
+    }
+
     /// How long one attempt may take.
     pub fn attempt_timeout(&self) -> Duration {
         self.timeout
@@ -155,7 +269,17 @@ impl Subscription {
         self.start_from
     }
 
-    /// Whether the subscription wants `envelope`.
+    /// Whether the filter lets `envelope` pass; for buses. Runs the user's code.
+    ///
+    /// # Errors
+    /// When the event cannot be read as the type that the filter reads.
+    pub fn wants(&self, envelope: &Arc<EventEnvelope>) -> Result<bool, DecodeError> {
+        self.filter
+            .as_ref()
+            .map_or(Ok(true), |filter| filter(envelope))
+    }
+
+    /// Whether `envelope` is of the type subscribed to.
     pub fn matches(&self, envelope: &EventEnvelope) -> bool {
         self.event_type
             .is_none_or(|wanted| wanted == envelope.event_type())
@@ -172,7 +296,43 @@ impl Subscription {
         if self.timeout.is_zero() {
             return Err(ConfigError::new("subscription.timeout", "0 s", "more than 0").into());
         }
+        self.check_policies()?;
         (self.register)(registry)
+    }
+
+    fn check_policies(&self) -> Result<(), ConfigError> {
+        let parks = self.failure_policy == FailurePolicy::ParkAggregate;
+        if parks && self.ordering != Ordering::PerAggregate {
+            let allowed = "Skip or PauseSubscription, as the ordering is not per aggregate";
+            let value = self.failure_policy;
+            return Err(ConfigError::new(
+                "subscription.failure_policy",
+                value,
+                allowed,
+            ));
+        }
+        if let Some(filtered) = self.filtered_type
+            && self.event_type != Some(filtered)
+        {
+            let wanted = self.event_type.unwrap_or("any type, by filter_envelope");
+            return Err(ConfigError::new("subscription.filter", filtered, wanted));
+        }
+        let Isolation { workers, capacity } = self.isolation.unwrap_or_default();
+        let total = self.ordering == Ordering::Total;
+        if let Some(workers) = workers
+            && !(1..=if total { 1 } else { Isolation::MAX_WORKERS }).contains(&workers)
+        {
+            let allowed = if total {
+                "1, as the ordering is total".to_owned()
+            } else {
+                format!("1 to {}", Isolation::MAX_WORKERS)
+            };
+            return Err(ConfigError::new("subscription.workers", workers, allowed));
+        }
+        if capacity == Some(0) {
+            return Err(ConfigError::new("subscription.capacity", 0, "1 or more"));
+        }
+        Ok(())
     }
 
     /// Begins to handle `envelope`; for buses, which poll the future.

@@ -8,17 +8,21 @@ use std::{
 };
 
 use domain_events::{
-    Position, Registration, RunState, StoreError, SubscribeError, Subscription, SubscriptionState,
-    Timestamp,
+    ConfigError, DeliveryChange, FailurePolicy, Position, Registration, RunState, StartError,
+    StoreError, SubscribeError, Subscription, SubscriptionId, SubscriptionState, Timestamp,
 };
 use tokio::sync::oneshot;
 
 use crate::{
+    after::After,
+    blocked::{Behind, Blocked, Stand},
     cursor::Cursor,
     engine::{Engine, discard},
-    mailboxes::{Behind, Blocked},
-    pipeline::{Pipeline, Wake},
+    inside, lifecycle,
+    pipeline::PipelineId,
     record::Record,
+    seat::Seats,
+    state::State,
     subscriptions::{Joined, Member, Subscribed},
     timers::Due,
 };
@@ -27,19 +31,38 @@ use crate::{
 pub(crate) async fn begin(
     engine: &Engine,
     subscriptions: Vec<Subscription>,
-) -> Result<(), StoreError> {
+) -> Result<(), StartError> {
     let Some(stores) = &engine.stores else {
-        let mut pipeline = engine.lock();
-        for subscription in subscriptions {
-            pipeline
-                .subscriptions
-                .add(Subscribed::new(subscription, None), Joined::default());
-        }
+        engine.step(|state, after| {
+            for subscription in subscriptions {
+                state.add_volatile(engine, subscription, after);
+            }
+        });
         return Ok(());
     };
     let registrations = subscriptions.iter().map(registration).collect();
-    let run = stores.deliveries.begin_run(registrations).await?;
-    recover(engine, subscriptions, run);
+    let begun = stores.deliveries.begin_run(registrations).await;
+    let run = begun.map_err(StartError::Store)?;
+    engine.step(|state, after| state.recover(engine, subscriptions, run, after));
+    Ok(())
+}
+
+/// Says what a bus with a store cannot do for a subscription.
+pub(crate) fn check_durable(subscription: &Subscription) -> Result<(), ConfigError> {
+    let only = "Skip, on a bus with a store";
+    let policy = subscription.after_dead_letter();
+    if policy != FailurePolicy::Skip {
+        return Err(ConfigError::new(
+            "subscription.failure_policy",
+            policy,
+            only,
+        ));
+    }
+    let only = "PerAggregate, on a bus with a store";
+    let order = subscription.order();
+    if order != domain_events::Ordering::PerAggregate {
+        return Err(ConfigError::new("subscription.ordering", order, only));
+    }
     Ok(())
 }
 
@@ -48,28 +71,41 @@ pub(crate) async fn join(
     engine: &Arc<Engine>,
     subscription: Subscription,
 ) -> Result<(), SubscribeError> {
-    engine
-        .until_quiet(|pipeline| !pipeline.is_leaving(subscription.name()))
-        .await;
+    // Taken within a step, and left where it refuses: its handler is the user's.
+    let mut subscription = Some(subscription);
     let Some(stores) = &engine.stores else {
-        let mut pipeline = engine.lock();
-        pipeline.subscriptions.check(&subscription)?;
-        pipeline
-            .subscriptions
-            .add(Subscribed::new(subscription, None), Joined::default());
-        return Ok(());
-    };
-    engine.lock().subscriptions.check(&subscription)?;
-    let (tell, told) = oneshot::channel();
-    let (joining, wanted) = (Arc::clone(engine), registration(&subscription));
-    let done = move |state: Result<SubscriptionState, StoreError>| {
-        let joined = state.map_err(SubscribeError::Store).and_then(|state| {
-            // The name was free when asked; it may have been taken since.
-            joining.lock().subscriptions.check(&subscription)?;
-            join_log(&joining, subscription, state);
-            Ok(())
+        let joined = engine.step(|state, after| {
+            state.may_join(subscription.as_ref())?;
+            Ok(subscription
+                .take()
+                .map(|it| state.add_volatile(engine, it, after)))
         });
-        drop(tell.send(joined));
+        return joined.map(|pipeline| serve(engine, pipeline));
+    };
+    let wanted = match &subscription {
+        Some(subscription) => registration(subscription),
+        None => return Err(SubscribeError::Stopped),
+    };
+    if inside::is_inside(engine.id) && engine.look(|state| state.is_leaving(&wanted.name)) {
+        return Err(SubscribeError::DuplicateName(wanted.name));
+    }
+    engine
+        .until_quiet(|state| !state.is_leaving(&wanted.name))
+        .await;
+    engine.step(|state, _| state.may_join(subscription.as_ref()))?;
+    let (tell, told) = oneshot::channel();
+    let joining = Arc::clone(engine);
+    let done = move |known: Result<SubscriptionState, StoreError>| {
+        let joined = known.map_err(SubscribeError::Store).and_then(|known| {
+            joining.step(|state, after| {
+                // The name was free when asked; it may have been taken since.
+                state.may_join(subscription.as_ref())?;
+                let subscription = subscription.take();
+                Ok(subscription.map(|it| state.join_log(&joining, it, known, after)))
+            })
+        });
+        discard(subscription);
+        drop(tell.send(joined.map(|pipeline| serve(&joining, pipeline))));
     };
     stores
         .deliveries
@@ -77,77 +113,58 @@ pub(crate) async fn join(
     told.await.unwrap_or(Err(SubscribeError::Stopped))
 }
 
+fn serve(engine: &Arc<Engine>, pipeline: Option<PipelineId>) {
+    if let Some(own) = pipeline.filter(|id| *id != PipelineId::SHARED) {
+        lifecycle::serve(engine, own, None);
+    }
+}
+
 /// A subscription on its way off: its progress is still to be committed.
 pub(crate) struct Leaving {
     member: Member,
     /// The last position of which it was given what it wants.
     given: Position,
+    /// What it had not finished when it went; some of it may be finished yet.
+    open: Vec<Arc<Record>>,
 }
 
 /// Takes a subscription out: it is given nothing more, and its waiting retries end at once.
 pub(crate) fn leave(engine: &Engine, name: &str) -> Option<Leaving> {
-    let mut pipeline = engine.lock();
-    let member = pipeline.subscriptions.remove(name)?;
-    member.subscribed.remove();
-    pipeline.leaving.push(Arc::clone(member.subscribed.name()));
-    let given = pipeline
-        .cursor
-        .as_ref()
-        .map_or(Position::ZERO, |cursor| cursor.through);
-    let workers = pipeline.mailboxes.all_due(&member.subscribed);
-    drop(pipeline);
-    engine.wake(Wake {
-        workers,
-        ..Wake::default()
-    });
-    Some(Leaving { member, given })
+    engine.step(|state, after| state.take_out(name, after))
 }
 
 /// Waits for a leaving subscription's running attempts, and then until its progress is committed:
 /// only then does its name begin where it has ended.
 pub(crate) async fn left(engine: &Engine, leaving: Leaving) {
-    let Leaving { member, given } = leaving;
+    let Leaving {
+        member,
+        given,
+        open,
+    } = leaving;
     let subscribed = Arc::clone(&member.subscribed);
     subscribed.at_rest().await;
-    let (records, save) = last_progress(engine, member, given);
-    for record in records {
-        record.tell();
-        discard(record);
+    if engine.stores.is_some() {
+        let save = engine.step(|state, after| state.save_last(&member, given, &open, after));
+        let committed = |state: &State| state.is_closed || state.unsaved.saves() >= save;
+        engine.until_quiet(committed).await;
     }
-    engine.unsaved.notify_one();
-    engine
-        .until_quiet(|pipeline| {
-            pipeline.is_closed
-                || pipeline
-                    .cursor
-                    .as_ref()
-                    .is_none_or(|cursor| cursor.saves() >= save)
-        })
-        .await;
-    engine
-        .lock()
-        .leaving
-        .retain(|name| name != subscribed.name());
-    engine.quiet.notify_waiters();
-}
-
-/// Has a leaving subscription's last progress committed. Returns records to be told and dropped,
-/// and the number of the save.
-fn last_progress(engine: &Engine, member: Member, given: Position) -> (Vec<Arc<Record>>, u64) {
-    let mut pipeline = engine.lock();
-    let Pipeline {
-        cursor: Some(cursor),
-        mailboxes,
-        ..
-    } = &mut *pipeline
-    else {
-        return (Vec::new(), 0);
-    };
-    let subscribed = Arc::clone(&member.subscribed);
-    let rows = mailboxes.rows(&subscribed);
-    let progress = cursor.progress_through(given, &[member], mailboxes);
-    cursor.change(rows.into_iter().chain(progress), None);
-    (cursor.stop_left(&subscribed), cursor.next_save())
+    discard(open);
+    if subscribed.pipeline != PipelineId::SHARED {
+        let id = subscribed.pipeline;
+        let is_empty = |state: &State| {
+            let pipeline = state.pipelines.get(id);
+            state.is_closed || pipeline.is_none_or(|it| it.mailboxes.is_idle())
+        };
+        engine.until_quiet(is_empty).await;
+        engine.step(|state, after| state.close_pipeline(id, after));
+    }
+    engine.step(|state, after| {
+        state
+            .leaving
+            .retain(|leaving| !Arc::ptr_eq(leaving, &subscribed));
+        after.quiet = true;
+    });
+    discard((member, subscribed));
 }
 
 fn registration(subscription: &Subscription) -> Registration {
@@ -157,86 +174,232 @@ fn registration(subscription: &Subscription) -> Registration {
     }
 }
 
-/// Sets the bus up as the last run has left it: to be read from the first unfinished event on.
-fn recover(engine: &Engine, subscriptions: Vec<Subscription>, run: RunState) {
-    let first = run.subscriptions.iter().map(first_unread).min();
-    let through = first.unwrap_or(run.head).min(run.head);
-    let repeats_through = if run.after_clean_end {
-        Position::ZERO
-    } else {
-        run.head
-    };
-    let mut pipeline = engine.lock();
-    pipeline.cursor = Some(Cursor::new(through, run.head, repeats_through));
-    engine.live.store(through == run.head, Ordering::Release);
-    let mut waiting = Vec::new();
-    for (subscription, state) in subscriptions.into_iter().zip(run.subscriptions) {
-        waiting.extend(add(&mut pipeline, subscription, state));
+impl State {
+    fn may_join(&mut self, subscription: Option<&Subscription>) -> Result<(), SubscribeError> {
+        match subscription {
+            Some(subscription) if !self.is_stopping && !self.is_closed => {
+                self.subscriptions.check(subscription)
+            }
+            _ => Err(SubscribeError::Stopped),
+        }
     }
-    drop(pipeline);
-    waiting.into_iter().for_each(|due| engine.timers.set(due));
-}
 
-/// Adds a subscription to a running bus; called in the order of the log.
-fn join_log(engine: &Engine, subscription: Subscription, state: SubscriptionState) {
-    let mut pipeline = engine.lock();
-    let is_behind = pipeline.read_again_after(first_unread(&state));
-    let due = add(&mut pipeline, subscription, state);
-    engine.live.store(
-        pipeline.cursor.as_ref().is_some_and(|cursor| cursor.live),
-        Ordering::Release,
-    );
-    drop(pipeline);
-    due.into_iter().for_each(|due| engine.timers.set(due));
-    if is_behind {
-        engine.fell_behind();
+    fn subscribed_to(
+        &self,
+        id: PipelineId,
+        subscription: Subscription,
+        number: Option<SubscriptionId>,
+    ) -> Arc<Subscribed> {
+        let seats = self.pipelines.get(id).map(|pipeline| &pipeline.seats);
+        Subscribed::new(subscription, number, id, seats.unwrap_or(&Seats::default()))
+    }
+
+    fn add_volatile(
+        &mut self,
+        engine: &Engine,
+        subscription: Subscription,
+        after: &mut After,
+    ) -> PipelineId {
+        let pipeline = self.pipeline_for(&subscription, &engine.config);
+        let subscribed = self.subscribed_to(pipeline, subscription, None);
+        self.subscriptions.add(subscribed, Joined::default());
+        self.subscriptions_changed(after);
+        pipeline
+    }
+
+    /// Sets the bus up as the last run has left it: each pipeline reads from the first event that
+    /// one of its subscriptions has not finished.
+    fn recover(
+        &mut self,
+        engine: &Engine,
+        subscriptions: Vec<Subscription>,
+        run: RunState,
+        after: &mut After,
+    ) {
+        let RunState {
+            after_clean_end,
+            head,
+            subscriptions: states,
+        } = run;
+        if !after_clean_end {
+            self.repeats_through = head;
+        }
+        let mut placed = Vec::new();
+        for (subscription, known) in subscriptions.into_iter().zip(states) {
+            let pipeline = self.pipeline_for(&subscription, &engine.config);
+            placed.push((pipeline, subscription, known));
+        }
+        for (id, pipeline) in self.pipelines.iter_mut() {
+            let of = placed.iter().filter(|(pipeline, ..)| *pipeline == id);
+            let first = of.map(|(_, _, known)| first_unread(known)).min();
+            let through = first.unwrap_or(head).min(head);
+            pipeline.cursor = Some(Cursor::new(through, head, self.repeats_through));
+            if id == PipelineId::SHARED {
+                engine.live.store(through == head, Ordering::Release);
+            }
+        }
+        for (pipeline, subscription, known) in placed {
+            self.add_known(pipeline, subscription, known, after);
+        }
+    }
+
+    /// Adds a subscription to a running bus; called in the order of the log.
+    fn join_log(
+        &mut self,
+        engine: &Engine,
+        subscription: Subscription,
+        known: SubscriptionState,
+        after: &mut After,
+    ) -> PipelineId {
+        let id = self.pipeline_for(&subscription, &engine.config);
+        let unread = first_unread(&known);
+        let shared = self.pipelines.get(PipelineId::SHARED);
+        let head = shared
+            .and_then(|it| it.cursor.as_ref())
+            .map_or(unread, |cursor| cursor.head);
+        let joins = self.pipelines.get_mut(id).map(|it| &mut it.cursor);
+        match joins {
+            Some(Some(cursor)) if unread < cursor.through => {
+                // A newcomer that has not read what the others have sets the pipeline back.
+                self.subscriptions.pass_over_through(id, cursor.through);
+                cursor.through = unread;
+                cursor.live = false;
+            }
+            Some(cursor @ None) => {
+                let unread = unread.min(head);
+                *cursor = Some(Cursor::new(unread, head, self.repeats_through));
+            }
+            _ => {}
+        }
+        self.add_known(id, subscription, known, after);
+        let live = self.tell_who_is_behind(after);
+        engine.live.store(live, Ordering::Release);
+        id
+    }
+
+    /// Adds a subscription with what the store knows of it, and sets the retries to be made.
+    fn add_known(
+        &mut self,
+        id: PipelineId,
+        subscription: Subscription,
+        known: SubscriptionState,
+        after: &mut After,
+    ) {
+        let subscribed = self.subscribed_to(id, subscription, Some(known.id));
+        let through = known.progress.through;
+        let waiting: HashMap<_, _> = known
+            .waiting
+            .into_iter()
+            .map(|waiting| (waiting.aggregate.clone(), waiting))
+            .collect();
+        let Some(pipeline) = self.pipelines.get_mut(id) else {
+            return;
+        };
+        for blocked in known.blocked {
+            let mailbox = pipeline.mailboxes.mailbox(&blocked.aggregate);
+            let behind = Behind::Log {
+                from: blocked.from,
+                version: blocked.version,
+                through,
+            };
+            let mut entry = Blocked::new(&subscribed, behind, Stand::Waiting);
+            let mut delay = Duration::ZERO;
+            if let Some(waiting) = waiting.get(&blocked.aggregate) {
+                let (now, clock) = (Timestamp::now(), tokio::time::Instant::now());
+                let began = clock.checked_sub(now.since(waiting.first_attempt_at));
+                entry = entry.attempted(waiting.attempts, began.unwrap_or(clock));
+                delay = waiting.due_at.since(now);
+                subscribed.meters.shared().waiting.up();
+            }
+            pipeline.mailboxes.block(mailbox, entry);
+            after.due.push(Due::after(delay, mailbox, &subscribed));
+        }
+        self.subscriptions
+            .add(subscribed, Joined::from(known.progress));
+        self.subscriptions_changed(after);
+    }
+
+    fn take_out(&mut self, name: &str, after: &mut After) -> Option<Leaving> {
+        let member = self.subscriptions.remove(name)?;
+        let subscribed = &member.subscribed;
+        self.leaving.push(Arc::clone(subscribed));
+        let (mut given, mut open) = (Position::ZERO, Vec::new());
+        if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+            let mailboxes = &mut pipeline.mailboxes;
+            mailboxes.change(subscribed, || subscribed.remove());
+            let places = mailboxes.places(subscribed);
+            if let Some(cursor) = &pipeline.cursor {
+                given = cursor.through;
+                let covered = mailboxes.covered_of(subscribed);
+                open = cursor.open_of(subscribed, &covered);
+            }
+            for mailbox in places {
+                self.drop_if_removed(mailbox, subscribed, after);
+            }
+        }
+        self.subscriptions_changed(after);
+        Some(Leaving {
+            member,
+            given,
+            open,
+        })
+    }
+
+    /// Has a leaving subscription's last progress committed. Returns the number of the save.
+    fn save_last(
+        &mut self,
+        member: &Member,
+        given: Position,
+        open: &[Arc<Record>],
+        after: &mut After,
+    ) -> u64 {
+        let subscribed = &member.subscribed;
+        if let (Some(id), Some(pipeline)) =
+            (subscribed.id, self.pipelines.get_mut(subscribed.pipeline))
+            && let Some(cursor) = &mut pipeline.cursor
+        {
+            // What workers have met since it went, and not delivered, is not finished either.
+            let unfinished = open.iter().filter(|record| {
+                let target = record.target(subscribed);
+                target.is_some_and(|it| record.is_open(it) || record.is_stopped(it))
+            });
+            let unfinished = unfinished.filter_map(|record| record.envelope.position());
+            let progress = member.joined.progress(given, unfinished);
+            let rows = pipeline.mailboxes.rows(subscribed).into_iter();
+            let progressed = DeliveryChange::Progressed(id, progress);
+            self.unsaved.change(rows.chain([progressed]), None);
+            after.told.extend(cursor.stop_left(subscribed));
+        }
+        after.saver = true;
+        self.unsaved.next_save()
+    }
+
+    /// Removes a pipeline with nothing in it; its tasks end.
+    fn close_pipeline(&mut self, id: PipelineId, after: &mut After) {
+        if let Some(mut pipeline) = self.pipelines.remove(id) {
+            let workers: Vec<_> = pipeline.idle.wake_all().collect();
+            workers
+                .into_iter()
+                .for_each(|waker| after.wake(Some(waker)));
+            after.behind.push(pipeline.behind);
+            if let Some(mut cursor) = pipeline.cursor {
+                // What it has not read nobody is given any more.
+                let (bus, subscriptions) = (self.bus, &self.subscriptions);
+                cursor.find_all_awaited(bus, id, subscriptions, after);
+            }
+        }
+        self.subscriptions_changed(after);
     }
 }
 
 /// The position after which a subscription has something to read.
-fn first_unread(state: &SubscriptionState) -> Position {
-    let unfinished = state
+fn first_unread(known: &SubscriptionState) -> Position {
+    let unfinished = known
         .progress
         .unfinished
         .first()
         .map(|position| position.previous());
     unfinished
-        .unwrap_or(state.progress.through)
-        .min(state.progress.through)
-}
-
-/// Adds a subscription with what the store knows of it. Returns the retries to be made.
-fn add(pipeline: &mut Pipeline, subscription: Subscription, state: SubscriptionState) -> Vec<Due> {
-    let subscribed = Subscribed::new(subscription, Some(state.id));
-    let through = state.progress.through;
-    let waiting: HashMap<_, _> = state
-        .waiting
-        .into_iter()
-        .map(|waiting| (waiting.aggregate.clone(), waiting))
-        .collect();
-    let retries = state.blocked.into_iter().map(|blocked| {
-        let waiting = waiting.get(&blocked.aggregate);
-        let mailbox = pipeline.mailboxes.mailbox(&blocked.aggregate);
-        let behind = Behind::Log {
-            from: blocked.from,
-            version: blocked.version,
-            through,
-        };
-        let now = Timestamp::now();
-        let (attempts, first_attempt_at) = waiting.map_or((0, now), |waiting| {
-            (waiting.attempts, waiting.first_attempt_at)
-        });
-        let blocked = Blocked::new(Arc::clone(&subscribed), behind, attempts, first_attempt_at);
-        pipeline.mailboxes.block(mailbox, blocked);
-        if attempts > 0 {
-            subscribed.meters.waiting.up();
-        }
-        let delay = waiting.map_or(Duration::ZERO, |waiting| waiting.due_at.since(now));
-        Due::after(delay, mailbox, &subscribed)
-    });
-    let retries = retries.collect();
-    pipeline
-        .subscriptions
-        .add(subscribed, Joined::from(state.progress));
-    retries
+        .unwrap_or(known.progress.through)
+        .min(known.progress.through)
 }

@@ -6,18 +6,21 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use domain_events::{
-    AttemptInfo, BoxFuture, DeadLetterReason, DeliveryOutcome, EventEnvelope, HandlerContext,
-    HandlerError, RetryPolicy, Verdict,
+    AttemptInfo, BoxFuture, DeadLetterReason, DecodeError, DeliveryOutcome, EventEnvelope,
+    HandlerContext, HandlerError, RetryPolicy, Verdict,
 };
+use tokio::time::Instant;
 
 use crate::{
     dead_letters::cut,
     engine::{Engine, discard},
     inside::{self, BusId},
+    record::Record,
+    seat::Worker,
     subscriptions::Subscribed,
 };
 
@@ -25,6 +28,8 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Handled,
+    /// The filter did not let it pass.
+    Unwanted,
     Skipped(String),
     Failed(Verdict, String),
     Unreadable(String),
@@ -49,7 +54,7 @@ pub(crate) fn decide(
 ) -> Decision {
     let (delay, error) = match ended {
         Ended::Handled => return Decision::Done(DeliveryOutcome::Handled),
-        Ended::Skipped(_) => return Decision::Done(DeliveryOutcome::Skipped),
+        Ended::Skipped(_) | Ended::Unwanted => return Decision::Done(DeliveryOutcome::Skipped),
         Ended::Unreadable(error) => return Decision::GiveUp(DeadLetterReason::Unreadable, error),
         Ended::Failed(Verdict::Permanent, error) => {
             return Decision::GiveUp(DeadLetterReason::Permanent, error);
@@ -67,51 +72,105 @@ pub(crate) fn decide(
     }
 }
 
-/// Runs one attempt: catches panics, stops it at its time-out (F1). Also returns when it ended.
+/// What is given to a handler.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    pub(crate) envelope: &'a Arc<EventEnvelope>,
+    /// The number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    pub(crate) may_be_repeat: bool,
+    pub(crate) is_replay: bool,
+}
+
+impl<'a> Given<'a> {
+    /// The first attempt of a delivery in memory.
+    pub(crate) fn of(record: &'a Record) -> Self {
+        Self {
+            envelope: &record.envelope,
+            attempt: 1,
+            may_be_repeat: record.marks.may_be_repeat,
+            is_replay: record.marks.is_replay,
+        }
+    }
+}
+
+/// An attempt that was made.
+pub(crate) struct Attempt {
+    pub(crate) ended: Ended,
+    pub(crate) end: Instant,
+    pub(crate) took: Duration,
+}
+
+/// Runs one attempt: catches panics, stops it at its time-out (F1). Calls `before_waiting` where the
+/// handler does not come to its end at once.
 pub(crate) async fn attempt(
     engine: &Arc<Engine>,
+    worker: &Worker,
     subscribed: &Subscribed,
-    envelope: &Arc<EventEnvelope>,
-    attempt: u32,
-    may_be_repeat: bool,
+    given: Given<'_>,
     began: Instant,
-) -> (Ended, Instant) {
+    before_waiting: impl FnOnce(),
+) -> Attempt {
+    let Given {
+        envelope, attempt, ..
+    } = given;
     let info = AttemptInfo {
-        subscription: Arc::clone(subscribed.name()),
+        subscription: subscribed.name_for(worker.number),
         attempt,
-        may_be_repeat,
-        is_replay: false,
+        may_be_repeat: given.may_be_repeat,
+        is_replay: given.is_replay,
     };
-    let publisher = Arc::clone(engine) as _;
+    let publisher = Arc::clone(&worker.publisher);
     let cx = HandlerContext::new(Arc::clone(envelope), info, publisher);
-    let running = engine.lifecycle.begin_attempt();
-    let ended = run(engine.id, subscribed, Arc::clone(envelope), cx).await;
+    let running = engine.lifecycle.begin_attempt(worker.seat());
+    let ended = run(engine.id, subscribed, envelope, cx, before_waiting).await;
     running.end();
-    let now = Instant::now();
-    subscribed.meters.handling.record(now - began);
+    let end = Instant::now();
+    let took = end.saturating_duration_since(began);
+    let meters = subscribed.meters.of(worker.number);
+    meters.handling.record(took);
     if attempt > 1 {
-        subscribed.meters.retries.up();
+        meters.retries.up();
     }
-    if let Ended::Failed(_, error) | Ended::Unreadable(error) = &ended {
-        subscribed.meters.failed_attempts.up();
-        let (name, id) = (subscribed.name(), envelope.id());
-        log::debug!("attempt failed: subscription={name} event.id={id} attempt={attempt}: {error}");
+    match &ended {
+        Ended::Failed(_, error) | Ended::Unreadable(error) => {
+            meters.failed_attempts.up();
+            log::debug!(
+                "attempt failed: subscription={} event.id={} attempt={attempt}: {error}",
+                subscribed.name(),
+                envelope.id(),
+            );
+        }
+        Ended::Skipped(reason) => log::debug!(
+            "delivery skipped: subscription={} event.id={}: {reason}",
+            subscribed.name(),
+            envelope.id(),
+        ),
+        Ended::Handled | Ended::Unwanted => {}
     }
-    (ended, now)
+    Attempt { ended, end, took }
 }
 
 async fn run(
     bus: BusId,
     subscribed: &Subscribed,
-    envelope: Arc<EventEnvelope>,
+    envelope: &Arc<EventEnvelope>,
     cx: HandlerContext,
+    before_waiting: impl FnOnce(),
 ) -> Ended {
     let subscription = &subscribed.subscription;
-    let call = || inside::enter(bus, || subscription.call(envelope, cx));
-    let mut handling = match catch_unwind(AssertUnwindSafe(call)) {
+    let begin = || {
+        if !subscription.wants(envelope)? {
+            return Ok(None);
+        }
+        subscription.call(Arc::clone(envelope), cx).map(Some)
+    };
+    let begin = || inside::enter(bus, begin);
+    let mut handling = match catch_unwind(AssertUnwindSafe(begin)) {
         Err(panic) => return panicked(panic),
-        Ok(Err(unreadable)) => return Ended::Unreadable(unreadable.to_string()),
-        Ok(Ok(future)) => Guarded {
+        Ok(Err(error)) => return unreadable(&error),
+        Ok(Ok(None)) => return Ended::Unwanted,
+        Ok(Ok(Some(future))) => Guarded {
             bus,
             future: Some(future),
         },
@@ -120,6 +179,7 @@ async fn run(
     if let Poll::Ready(ended) = poll_once(&mut handling).await {
         return ended;
     }
+    before_waiting();
     let limit = subscription.attempt_timeout();
     match tokio::time::timeout(limit, &mut handling).await {
         Ok(ended) => ended,
@@ -128,6 +188,10 @@ async fn run(
             format!("ran past its time-out of {limit:?}"),
         ),
     }
+}
+
+fn unreadable(error: &DecodeError) -> Ended {
+    Ended::Unreadable(error.to_string())
 }
 
 async fn poll_once(handling: &mut Guarded) -> Poll<Ended> {

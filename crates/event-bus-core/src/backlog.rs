@@ -3,19 +3,20 @@
 mod log;
 mod memory;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use domain_events::{DeliveryChange, DeliveryOutcome, EventEnvelope, Timestamp};
+use domain_events::{DeliveryChange, DeliveryOutcome, Timestamp};
+use tokio::time::Instant;
 
 use crate::{
-    attempt::{Decision, attempt, decide},
-    engine::{Engine, discard},
-    mailboxes::{BacklogStart, Behind, Blocked},
-    pipeline::{Pipeline, Wake},
-    subscriptions::Subscribed,
+    after::After,
+    attempt::{Attempt, Decision, Given, attempt, decide},
+    blocked::{Behind, Blocked, Stand},
+    engine::Engine,
+    mailboxes::{BacklogStart, MailboxId},
+    seat::Worker,
+    state::State,
+    subscriptions::{Begun, Subscribed},
     timers::Due,
 };
 
@@ -23,127 +24,185 @@ use crate::{
 const MOST_KEPT: usize = 16;
 
 /// Makes the deliveries that are due, until one fails, none is left, or others should have a turn.
-pub(crate) async fn work_off(engine: &Arc<Engine>, start: BacklogStart) {
-    let Some(_running) = start.subscribed.begin() else {
-        return drop_backlog(engine, &start);
+pub(crate) async fn work_off(engine: &Arc<Engine>, worker: &Worker, start: &BacklogStart) {
+    let _running = match start.subscribed.begin(worker.seat()) {
+        Begun::Runs(running) => running,
+        Begun::Paused(_running) | Begun::Removed(_running) => {
+            return engine.step(|state, after| state.again(start, after));
+        }
     };
     match &engine.stores {
-        None => memory::deliver_all(engine, &start).await,
-        Some(stores) => log::deliver_all(engine, stores, &start).await,
+        None => memory::deliver_all(engine, worker, start).await,
+        Some(stores) => log::deliver_all(engine, worker, stores, start).await,
+    }
+}
+
+/// Where the first delivery of a backlog stands.
+#[derive(Clone, Copy)]
+struct First {
+    attempts: u32,
+    began: Instant,
+}
+
+impl First {
+    fn of(blocked: &Blocked) -> Self {
+        let Blocked {
+            attempts, began, ..
+        } = *blocked;
+        Self { attempts, began }
     }
 }
 
 /// One attempt made.
 struct Made {
     attempt: u32,
-    first_attempt_at: Timestamp,
+    began: Instant,
     decision: Decision,
     end: Instant,
 }
 
+impl Made {
+    fn first_attempt_at(&self) -> Timestamp {
+        crate::blocked::before(self.began.elapsed())
+    }
+}
+
 async fn make(
     engine: &Arc<Engine>,
-    start: &BacklogStart,
-    envelope: &Arc<EventEnvelope>,
-    attempts: u32,
-    first_attempt_at: Timestamp,
-    may_repeat: bool,
-    now: Instant,
+    worker: &Worker,
+    subscribed: &Arc<Subscribed>,
+    first: First,
+    given: Given<'_>,
 ) -> Made {
-    let number = attempts + 1;
-    let first_attempt_at = if attempts == 0 {
-        Timestamp::now()
+    let number = first.attempts + 1;
+    let began = if first.attempts == 0 {
+        Instant::now()
     } else {
-        first_attempt_at
+        first.began
     };
-    let (ended, end) = attempt(engine, &start.subscribed, envelope, number, may_repeat, now).await;
-    let age = Timestamp::now().since(first_attempt_at);
-    let policy = start.subscribed.subscription.retry_policy();
-    let decision = decide(ended, policy, number, age, fastrand::f64());
+    let given = Given {
+        attempt: number,
+        ..given
+    };
+    let Attempt { ended, end, .. } =
+        attempt(engine, worker, subscribed, given, Instant::now(), || {}).await;
+    let policy = subscribed.subscription.retry_policy();
+    let decision = decide(ended, policy, number, began.elapsed(), fastrand::f64());
     Made {
         attempt: number,
-        first_attempt_at,
+        began,
         decision,
         end,
     }
 }
 
-/// Lets the backlog wait for its next attempt; durable, that starts after the commit (F4).
-fn wait(
-    engine: &Engine,
-    start: &BacklogStart,
-    made: &Made,
-    delay: Duration,
-    change: Option<DeliveryChange>,
-) {
-    let subscribed = &start.subscribed;
-    let due = Due::after(delay, start.mailbox, subscribed);
-    if made.attempt == 1 {
-        subscribed.meters.waiting.up();
+impl State {
+    fn backlog(&mut self, start: &BacklogStart) -> Option<&mut Blocked> {
+        let pipeline = self.pipelines.get_mut(start.subscribed.pipeline)?;
+        pipeline.mailboxes.blocked(start.mailbox, &start.subscribed)
     }
-    let mut pipeline = engine.lock();
-    let Pipeline {
-        mailboxes, cursor, ..
-    } = &mut *pipeline;
-    mailboxes.wait(start.mailbox, subscribed);
-    let Some(blocked) = mailboxes.blocked(start.mailbox, subscribed) else {
-        return;
-    };
-    blocked.attempts = made.attempt;
-    blocked.first_attempt_at = made.first_attempt_at;
-    match cursor {
-        Some(cursor) => cursor.change(
-            change.into_iter().chain(blocked.row(&start.aggregate)),
-            Some(due),
-        ),
-        None => engine.timers.set(due),
-    }
-    drop(pipeline);
-    engine.wake(Wake {
-        saver: true,
-        quiet: true,
-        ..Wake::default()
-    });
-}
 
-fn again(engine: &Engine, start: &BacklogStart) {
-    let mut pipeline = engine.lock();
-    pipeline.mailboxes.wait(start.mailbox, &start.subscribed);
-    let ready = pipeline.mailboxes.due(start.mailbox, &start.subscribed);
-    drop(pipeline);
-    engine.wake(Wake {
-        workers: usize::from(ready),
-        ..Wake::default()
-    });
+    /// Lets the backlog wait for its next attempt; durable, that starts after the commit (F4).
+    fn wait(
+        &mut self,
+        start: &BacklogStart,
+        made: &Made,
+        delay: Duration,
+        change: Option<DeliveryChange>,
+        after: &mut After,
+    ) {
+        let subscribed = &start.subscribed;
+        let due = Due::after(delay, start.mailbox, subscribed);
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
+        };
+        let mailboxes = &mut pipeline.mailboxes;
+        mailboxes.set_stand(start.mailbox, subscribed, Stand::Waiting);
+        let Some(blocked) = mailboxes.blocked(start.mailbox, subscribed) else {
+            return;
+        };
+        if made.attempt == 1 {
+            subscribed.meters.shared().waiting.up();
+        }
+        (blocked.attempts, blocked.began) = (made.attempt, made.began);
+        after.told.extend(blocked.note_rest());
+        let row = blocked.row(&start.aggregate);
+        if change.is_some() {
+            self.unsaved
+                .change(change.into_iter().chain(row), Some(due));
+            after.saver = true;
+        } else {
+            after.due.push(due);
+        }
+        after.quiet = true;
+        self.drop_if_removed(start.mailbox, subscribed, after);
+    }
+
+    /// Gives others their turn, or has the backlog held where its subscription is paused, or dropped
+    /// where it is removed.
+    fn again(&mut self, start: &BacklogStart, after: &mut After) {
+        let BacklogStart {
+            mailbox,
+            subscribed,
+            ..
+        } = start;
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
+        };
+        let mailboxes = &mut pipeline.mailboxes;
+        mailboxes.set_stand(*mailbox, subscribed, Stand::Waiting);
+        if subscribed.is_removed() {
+            return self.drop_if_removed(*mailbox, subscribed, after);
+        }
+        let ready = mailboxes.go(*mailbox, subscribed);
+        if let Some(blocked) = mailboxes.blocked(*mailbox, subscribed) {
+            after.told.extend(blocked.note_rest());
+        }
+        pipeline.wake_workers(usize::from(ready), after);
+        after.quiet |= !ready;
+    }
+
+    /// Drops what a removed subscription has left behind, unless a worker is at it, which then does.
+    pub(crate) fn drop_if_removed(
+        &mut self,
+        mailbox: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        after: &mut After,
+    ) {
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
+        };
+        let mailboxes = &mut pipeline.mailboxes;
+        let at_rest = |blocked: &mut Blocked| blocked.stand() != Stand::Running;
+        let is_left = mailboxes.blocked(mailbox, subscribed).is_some_and(at_rest);
+        if !(is_left && subscribed.is_removed()) {
+            return;
+        }
+        let Some((aggregate, ended)) = mailboxes.unblock(mailbox, subscribed) else {
+            return;
+        };
+        no_longer_waiting(subscribed, ended.attempts);
+        after.quiet = true;
+        if let Some(row) = ended.row(&aggregate) {
+            self.unsaved.change([row], None);
+            after.saver = true;
+        }
+        if let Behind::Memory(behind) = ended.behind {
+            for record in behind {
+                if let Some(target) = record.target(subscribed)
+                    && record.resolve(target, DeliveryOutcome::Stopped)
+                {
+                    self.finish(subscribed.pipeline, &record, after);
+                }
+                after.tell(record);
+            }
+        }
+        self.admit(after);
+    }
 }
 
 fn no_longer_waiting(subscribed: &Subscribed, attempts: u32) {
     if attempts > 0 {
-        subscribed.meters.waiting.down();
-    }
-}
-
-/// The subscription was removed: its backlog is nobody's.
-fn drop_backlog(engine: &Engine, start: &BacklogStart) {
-    let ended = engine
-        .lock()
-        .mailboxes
-        .unblock(start.mailbox, &start.subscribed);
-    engine.wake(Wake {
-        quiet: true,
-        ..Wake::default()
-    });
-    let Some(Blocked {
-        behind: Behind::Memory(behind),
-        ..
-    }) = ended
-    else {
-        return;
-    };
-    for record in behind {
-        if let Some(target) = record.target(&start.subscribed) {
-            engine.resolve(&record, target, DeliveryOutcome::Stopped);
-        }
-        discard(record);
+        subscribed.meters.shared().waiting.down();
     }
 }

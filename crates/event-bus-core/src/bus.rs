@@ -8,21 +8,22 @@ use std::{
 
 use async_trait::async_trait;
 use domain_events::{
-    BusStatistics, ConfigError, DeadLetter, DeliveryStore, EventBus, EventRegistry, EventStore,
-    NewEvent, PublishError, Receipt, StartError, StopError, StopReport, StoreError, SubscribeError,
-    Subscription, SubscriptionStatistics, WaitError,
+    BusStatistics, ConfigError, DeadLetter, DeliveryStore, EventBus, EventId, EventRegistry,
+    EventStore, LetterError, NewEvent, PublishError, Receipt, RegistryError, StartError, StopError,
+    StopReport, StoreError, SubscribeError, Subscription, SubscriptionStatistics, WaitError,
 };
 use tokio::runtime::Handle;
 
 use crate::{
-    BusConfig, aboard,
-    cursor::Cursor,
-    engine::{Engine, Stores},
+    BusConfig, aboard, dead_letters,
+    engine::{Engine, Stores, discard},
     inside, lifecycle,
     lifecycle::Phase,
     meters::latency,
-    publish::{NoRoom, publish},
+    pausing,
+    publish::publish,
     subscriptions::Subscribed,
+    waiting::NoRoom,
 };
 
 /// An asynchronous bus: bounded, ordered per aggregate, by priority, with retries; in memory, with
@@ -77,27 +78,9 @@ impl InMemoryEventBus {
         })
     }
 
-    /// Up to `limit` dead letters, oldest first, of one subscription or of all (F6).
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn dead_letters(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        if let Some(stores) = &self.engine.stores {
-            return stores.deliveries.dead_letters(subscription, limit).await;
-        }
-        let (letters, _) = self.engine.dead_letters.list();
-        let wanted =
-            |letter: &DeadLetter| subscription.is_none_or(|name| name == &*letter.subscription);
-        Ok(letters.into_iter().filter(wanted).take(limit).collect())
-    }
-
     /// How many dead letters a volatile bus has lost to its bound.
     pub fn evicted_dead_letters(&self) -> u64 {
-        self.engine.dead_letters.list().1
+        self.engine.look(|state| state.letters.evicted())
     }
 
     fn planned(&self) -> std::sync::MutexGuard<'_, Planned> {
@@ -152,7 +135,7 @@ impl EventBus for InMemoryEventBus {
             }
             begun
         };
-        own_task(starting).await.map_err(StartError::Store)
+        own_task(starting).await
     }
 
     async fn stop(&self, deadline: Duration) -> Result<StopReport, StopError> {
@@ -180,7 +163,21 @@ impl EventBus for InMemoryEventBus {
             .map(only)
     }
 
+    async fn publish_timeout(
+        &self,
+        event: NewEvent,
+        timeout: Duration,
+    ) -> Result<Receipt, PublishError> {
+        publish(&self.engine, vec![event], NoRoom::WaitFor(timeout), false)
+            .await
+            .map(only)
+    }
+
     async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError> {
+        if let Err(source) = check_store(self.engine.stores.is_some(), &subscription) {
+            let name = Arc::clone(subscription.name());
+            return Err(SubscribeError::Invalid { name, source });
+        }
         loop {
             if let Some(planned) = self.plan(&subscription) {
                 return planned;
@@ -198,17 +195,17 @@ impl EventBus for InMemoryEventBus {
 
     async fn unsubscribe(&self, name: &str) -> bool {
         self.engine.lifecycle.started_or_not().await;
-        let planned = {
-            let mut planned = self.planned();
-            let before = planned.subscriptions.len();
-            planned
-                .subscriptions
-                .retain(|subscription| &**subscription.name() != name);
-            before > planned.subscriptions.len()
+        let planned: Vec<_> = {
+            let subscriptions = &mut self.planned().subscriptions;
+            let named = |subscription: &mut Subscription| &**subscription.name() == name;
+            subscriptions.extract_if(.., named).collect()
         };
+        // Not under the lock: its handler is the user's.
+        let was_planned = !planned.is_empty();
+        discard(planned);
         let engine = Arc::clone(&self.engine);
         let Some(leaving) = aboard::leave(&engine, name) else {
-            return planned;
+            return was_planned;
         };
         let left = own_task(async move { aboard::left(&engine, leaving).await });
         if !inside::is_inside(self.engine.id) {
@@ -217,13 +214,47 @@ impl EventBus for InMemoryEventBus {
         true
     }
 
+    async fn pause(&self, name: &str) -> bool {
+        pausing::pause(&self.engine, name).await
+    }
+
+    async fn resume(&self, name: &str) -> bool {
+        pausing::resume(&self.engine, name)
+    }
+
+    async fn dead_letters(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        match &self.engine.stores {
+            Some(stores) => stores.deliveries.dead_letters(subscription, limit).await,
+            None => Ok(self
+                .engine
+                .look(|state| state.letters.list(subscription, limit))),
+        }
+    }
+
+    async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError> {
+        dead_letters::replay(&self.engine, subscription, event)
+    }
+
+    async fn discard(
+        &self,
+        subscription: &str,
+        event: EventId,
+        reason: &str,
+    ) -> Result<(), LetterError> {
+        dead_letters::discard(&self.engine, subscription, event, reason)
+    }
+
     async fn wait_idle(&self) -> Result<(), WaitError> {
         if inside::is_inside(self.engine.id) {
             return Err(WaitError::InsideHandler);
         }
         let _hurry = self.engine.hurry();
         self.engine
-            .until_quiet(|pipeline| pipeline.is_closed || pipeline.is_idle())
+            .until_quiet(|state| state.is_closed || state.is_idle())
             .await;
         Ok(())
     }
@@ -234,16 +265,13 @@ impl EventBus for InMemoryEventBus {
             .started_at
             .map_or(Duration::ZERO, |at| at.elapsed());
         let phase = self.engine.lifecycle.phase();
-        let pipeline = self.engine.lock();
-        let figures = pipeline.figures;
-        let lag = pipeline.cursor.as_ref().map_or(0, Cursor::lag);
-        let members: Vec<_> = pipeline
-            .subscriptions
-            .members()
-            .iter()
-            .map(|member| Arc::clone(&member.subscribed))
-            .collect();
-        drop(pipeline);
+        let (figures, lag, members) = self.engine.look(|state| {
+            let members = state.subscriptions.members().iter();
+            let members: Vec<_> = members.map(|it| Arc::clone(&it.subscribed)).collect();
+            let cursors = state.pipelines.iter();
+            let lags = cursors.filter_map(|(_, it)| Some(it.cursor.as_ref()?.lag()));
+            (state.figures, lags.max().unwrap_or(0), members)
+        });
         BusStatistics {
             running: phase == Phase::Running,
             workers: self.engine.config.workers,
@@ -257,11 +285,20 @@ impl EventBus for InMemoryEventBus {
             publish_to_handled: latency(
                 members
                     .iter()
-                    .map(|member| &member.meters.publish_to_handled),
+                    .flat_map(|member| member.meters.all())
+                    .map(|set| &set.publish_to_handled),
             ),
             subscriptions: members.iter().map(|member| figures_of(member)).collect(),
         }
     }
+}
+
+/// Checks that a bus, where it has a store, can do what the subscription asks.
+fn check_store(durable: bool, subscription: &Subscription) -> Result<(), RegistryError> {
+    if durable {
+        aboard::check_durable(subscription)?;
+    }
+    Ok(())
 }
 
 /// Whether a runtime with a timer runs here.
@@ -289,16 +326,18 @@ fn own_task<T: Send + 'static>(
 
 fn figures_of(subscribed: &Subscribed) -> SubscriptionStatistics {
     let meters = &subscribed.meters;
+    let dead = meters.sum(|set| &set.dead);
     SubscriptionStatistics {
         name: Arc::clone(subscribed.name()),
-        handled: meters.handled.get(),
-        skipped: meters.skipped.get(),
-        dead: meters.dead.get(),
-        failed_attempts: meters.failed_attempts.get(),
-        retries: meters.retries.get(),
-        waiting: meters.waiting.get(),
-        handling: latency([&meters.handling].into_iter()),
-        publish_to_handled: latency([&meters.publish_to_handled].into_iter()),
+        handled: meters.sum(|set| &set.handled),
+        skipped: meters.sum(|set| &set.skipped),
+        dead: dead.saturating_sub(meters.sum(|set| &set.replayed)),
+        failed_attempts: meters.sum(|set| &set.failed_attempts),
+        retries: meters.sum(|set| &set.retries),
+        waiting: meters.sum(|set| &set.waiting),
+        paused: subscribed.is_paused(),
+        handling: latency(meters.all().map(|set| &set.handling)),
+        publish_to_handled: latency(meters.all().map(|set| &set.publish_to_handled)),
     }
 }
 
@@ -308,8 +347,9 @@ fn only(mut receipts: Vec<Receipt>) -> Receipt {
 
 impl Drop for InMemoryEventBus {
     fn drop(&mut self) {
-        self.engine.lifecycle.abort();
+        // In this order: a start under way looks whether it is abandoned once it has begun tasks.
         self.engine.abandon();
+        self.engine.lifecycle.abort();
     }
 }
 

@@ -1,16 +1,21 @@
-//! From the log to the mailboxes, in bounded pages, until the bus is live again (R4).
+//! From the log to the mailboxes, in bounded pages, until the pipeline is live again (R4).
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use domain_events::{EventEnvelope, Position, Timestamp};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::{
-    admission::Reservation,
+    admission::Wanted,
+    after::After,
     engine::{Engine, Stores},
-    pipeline::{Pipeline, Wake},
+    pipeline::PipelineId,
+    state::State,
+    waiting::{NoRoom, wait_for_places},
 };
 
 /// How many events are read at a time.
@@ -19,16 +24,20 @@ const PAGE: usize = 512;
 /// How long after a fault of the store its next use is tried.
 const AFTER_FAULT: Duration = Duration::from_millis(500);
 
-/// Reads the log whenever the bus is behind it, for ever.
-pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) {
-    loop {
-        let Some(through) = behind(&engine) else {
-            engine.behind.notified().await;
-            continue;
+/// Reads the log whenever the pipeline is behind it, for as long as there is the pipeline.
+pub(crate) async fn run(engine: Arc<Engine>, stores: Stores, pipeline: PipelineId) {
+    while let Some(place) = engine.step(|state, after| state.place_in_log(&engine, pipeline, after))
+    {
+        let through = match place {
+            Place::Behind(through) => through,
+            Place::Live(behind) => {
+                behind.notified().await;
+                continue;
+            }
         };
         let fault = match stores.events.read_log(through, PAGE).await {
             Ok(page) if starts_after(through, &page) => {
-                hand_over(&engine, page).await;
+                hand_over(&engine, pipeline, page).await;
                 continue;
             }
             Ok(_) => format!("position {} is missing", through.next()),
@@ -44,63 +53,99 @@ fn starts_after(through: Position, page: &[EventEnvelope]) -> bool {
         .is_some_and(|event| event.position() == Some(through.next()))
 }
 
-/// Where to go on reading; `None` once there is nothing left to read, and the bus is live.
-fn behind(engine: &Engine) -> Option<Position> {
-    let mut pipeline = engine.lock();
-    let cursor = pipeline.cursor.as_mut()?;
-    if cursor.live {
-        return None;
+/// Where a pipeline is in the log.
+enum Place {
+    /// It has everything up to here, and is to read on.
+    Behind(Position),
+    /// There is nothing left to read, until this is told.
+    Live(Arc<Notify>),
+}
+
+impl State {
+    fn place_in_log(
+        &mut self,
+        engine: &Engine,
+        id: PipelineId,
+        after: &mut After,
+    ) -> Option<Place> {
+        if self.is_closed {
+            return None;
+        }
+        let pipeline = self.pipelines.get_mut(id)?;
+        let cursor = pipeline.cursor.as_mut()?;
+        // Appends are announced in the order of the log, under this lock: nothing comes between.
+        if !cursor.live && cursor.through < cursor.head {
+            return Some(Place::Behind(cursor.through));
+        }
+        after.quiet |= !std::mem::replace(&mut cursor.live, true);
+        if id == PipelineId::SHARED {
+            engine.live.store(true, Ordering::Release);
+        }
+        Some(Place::Live(Arc::clone(&pipeline.behind)))
     }
-    // Appends are announced in the order of the log, under this lock: nothing can come between.
-    if cursor.through < cursor.head {
-        return Some(cursor.through);
+
+    /// Takes an event up from the log, if it is the next and there is room for it.
+    fn take_up(&mut self, id: PipelineId, event: &Arc<EventEnvelope>, after: &mut After) -> Next {
+        let Some(position) = event.position() else {
+            return Next::Other;
+        };
+        let targets = self.subscriptions.targets(id, event.event_type(), position);
+        let Some(pipeline) = self.pipelines.get_mut(id) else {
+            return Next::Other;
+        };
+        // The cursor may have been set back while the page was read, or the event is committed and
+        // not announced yet: its receipt is still on the way.
+        let is_next = pipeline.cursor.as_ref().is_some_and(|cursor| {
+            position == cursor.through.next() && cursor.through < cursor.head
+        });
+        if !is_next {
+            return Next::Other;
+        }
+        let is_wanted = !targets.is_empty();
+        if is_wanted && !pipeline.room.try_take() {
+            return Next::NoRoom;
+        }
+        self.figures.taken_up(id == PipelineId::SHARED, is_wanted);
+        let since_recorded = event.recorded().map_or(Duration::ZERO, |recorded| {
+            Timestamp::now().since(recorded.at)
+        });
+        let now = Instant::now();
+        let accepted_at = now.checked_sub(since_recorded).unwrap_or(now);
+        self.take_in(id, Arc::clone(event), targets, accepted_at, None, after);
+        Next::Taken
     }
-    cursor.live = true;
-    engine.live.store(true, Ordering::Release);
-    drop(pipeline);
-    engine.wake(Wake {
-        quiet: true,
-        ..Wake::default()
-    });
-    None
+}
+
+/// Whether an event of the log was taken up.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Taken,
+    NoRoom,
+    /// Another one is the next.
+    Other,
 }
 
 /// Hands a page over as room comes free.
-async fn hand_over(engine: &Engine, page: Vec<EventEnvelope>) {
-    let mut page = page.into_iter().peekable();
+async fn hand_over(engine: &Arc<Engine>, pipeline: PipelineId, page: Vec<EventEnvelope>) {
+    let mut page = page.into_iter().map(Arc::new).peekable();
     while page.peek().is_some() {
-        let mut room = engine.admission.reserve(1).await;
-        let mut more = engine.admission.try_reserve_up_to(page.len() - 1);
-        let mut wake = Wake::default();
-        let mut pipeline = engine.lock();
-        while let Some(event) = page.peek() {
-            let is_next = pipeline.cursor.as_ref().is_some_and(|cursor| {
-                event.position() == Some(cursor.through.next()) && cursor.through < cursor.head
-            });
-            if !is_next {
-                // The cursor was set back while the page was read, or the event is committed and
-                // not announced yet: its receipt is still on the way.
-                drop(pipeline);
-                return engine.wake(wake);
+        let next = engine.step(|state, after| {
+            while let Some(event) = page.peek() {
+                let next = state.take_up(pipeline, event, after);
+                if next != Next::Taken {
+                    return next;
+                }
+                page.next();
             }
-            if !room.take() && !more.as_mut().is_some_and(Reservation::take) {
-                break;
-            }
-            if let Some(event) = page.next() {
-                take_up(&mut pipeline, event, &mut wake);
+            Next::Taken
+        });
+        match next {
+            Next::Taken => {}
+            Next::Other => return,
+            // Wait for one place, in turn, and give it back for the step that uses it.
+            Next::NoRoom => {
+                drop(wait_for_places(engine, pipeline, 1, Wanted::Places, NoRoom::Wait).await);
             }
         }
-        drop(pipeline);
-        engine.wake(wake);
     }
-}
-
-fn take_up(pipeline: &mut Pipeline, event: EventEnvelope, wake: &mut Wake) {
-    pipeline.figures.taken_up();
-    let since_recorded = event.recorded().map_or(Duration::ZERO, |recorded| {
-        Timestamp::now().since(recorded.at)
-    });
-    let now = Instant::now();
-    let accepted_at = now.checked_sub(since_recorded).unwrap_or(now);
-    pipeline.accept(Arc::new(event), true, accepted_at, wake);
 }

@@ -7,9 +7,11 @@ use domain_events::ConfigError;
 /// The knobs of a bus; `..BusConfig::default()` for those that may stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusConfig {
-    /// How many events may be in memory at a time (B1); 10,000 unless set.
+    /// How many events the default pipeline holds in memory (P4), and every other one that says
+    /// nothing else; 10,000 unless set.
     pub capacity: usize,
-    /// How many handlers run at once (D6); 8 unless set.
+    /// How many handlers of the default pipeline run at once (D6), and of every other one that says
+    /// nothing else; 8 unless set.
     pub workers: usize,
     /// How long a success may go unsaved (R2); 50 ms unless set.
     pub progress_interval: Duration,
@@ -29,8 +31,8 @@ impl Default for BusConfig {
 }
 
 impl BusConfig {
-    /// The largest capacity: what the semaphore behind it can count.
-    const MAX_CAPACITY: usize = tokio::sync::Semaphore::MAX_PERMITS;
+    /// The largest capacity: handlers may take as much again, which is to be countable.
+    const MAX_CAPACITY: usize = usize::MAX / 2;
 
     /// The longest time that a success may go unsaved.
     const MAX_PROGRESS_INTERVAL: Duration = Duration::from_secs(60);

@@ -5,13 +5,18 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use domain_events::{DeliveryChange, DeliveryChanges, DeliveryOutcome, Position, Progress};
+use domain_events::{DeliveryChange, DeliveryOutcome, Position};
+
+use tokio::time::Instant;
 
 use crate::{
+    after::After,
+    followed::Followed,
+    inside::BusId,
     mailboxes::Mailboxes,
-    record::{Followed, Record},
-    subscriptions::{Member, Subscribed},
-    timers::Due,
+    pipeline::PipelineId,
+    record::{Marks, Record, Rest},
+    subscriptions::{Member, Subscribed, Subscriptions},
 };
 
 /// A place in the log with everything before it that is not finished.
@@ -26,24 +31,10 @@ pub(crate) struct Cursor {
     pub(crate) repeats_through: Position,
     open: BTreeMap<(Position, u64), Arc<Record>>,
     opened: u64,
-    /// Receipts of events that are still to be read from the log.
-    pub(crate) awaited: HashMap<Position, Weak<Followed>>,
+    /// Receipts of events that are still to be read from the log, and which part of theirs is.
+    pub(crate) awaited: HashMap<Position, (Weak<Followed>, usize)>,
     /// Records with receipts whose deliveries a row of the store covers.
     left: HashMap<Position, Weak<Record>>,
-    unsaved: Unsaved,
-    /// How many times what is unsaved was taken to be committed, and was committed.
-    taken: u64,
-    saves: u64,
-}
-
-/// What is to be committed next.
-#[derive(Default)]
-pub(crate) struct Unsaved {
-    pub(crate) changes: DeliveryChanges,
-    /// Retries that may start once the changes are committed (F4).
-    pub(crate) retries: Vec<Due>,
-    progressed: bool,
-    pub(crate) in_commit: bool,
 }
 
 impl Cursor {
@@ -57,32 +48,29 @@ impl Cursor {
             opened: 0,
             awaited: HashMap::new(),
             left: HashMap::new(),
-            unsaved: Unsaved::default(),
-            taken: 0,
-            saves: 0,
         }
     }
 
-    /// Notes that an event was handed over. Returns whether that made progress unsaved.
-    pub(crate) fn opened(&mut self, position: Position, record: &Arc<Record>) -> bool {
+    /// Notes that an event was handed over. Returns a receipt that was waiting for it, to be dropped
+    /// without the lock: it may be the last, and the payload is the user's.
+    pub(crate) fn opened(
+        &mut self,
+        position: Position,
+        record: &Arc<Record>,
+    ) -> Option<(Arc<Followed>, usize)> {
         self.through = position;
         if !record.is_finished() {
             self.opened += 1;
             self.open
                 .insert((position, self.opened), Arc::clone(record));
         }
-        if let Some(followed) = self
-            .awaited
-            .remove(&position)
-            .and_then(|weak| weak.upgrade())
-        {
-            followed.found(record);
-        }
-        !std::mem::replace(&mut self.unsaved.progressed, true)
+        let (followed, part) = self.awaited.remove(&position)?;
+        record.set_followed(true);
+        Some((followed.upgrade()?, part))
     }
 
-    /// Notes that an event is finished. Returns whether that made progress unsaved.
-    pub(crate) fn closed(&mut self, record: &Arc<Record>) -> bool {
+    /// Notes that an event is finished.
+    pub(crate) fn closed(&mut self, record: &Arc<Record>) {
         if let Some(position) = record.envelope.position() {
             let same = self.open.range((position, 0)..=(position, u64::MAX));
             let key = same
@@ -91,7 +79,6 @@ impl Cursor {
                 .next();
             key.and_then(|key| self.open.remove(&key));
         }
-        !std::mem::replace(&mut self.unsaved.progressed, true)
     }
 
     /// Keeps track of a record that was left to the log, for its receipt.
@@ -99,6 +86,12 @@ impl Cursor {
         if let Some(position) = record.envelope.position().filter(|_| record.is_followed()) {
             self.left.insert(position, Arc::downgrade(record));
         }
+    }
+
+    /// Forgets the receipt of an event: nobody asks what becomes of it.
+    pub(crate) fn forget(&mut self, position: Position) {
+        self.awaited.remove(&position);
+        self.left.remove(&position);
     }
 
     /// Tells a receipt the outcome of a delivery that was left to the log. Returns the record, to be
@@ -116,10 +109,32 @@ impl Cursor {
         {
             record.resolve(target, outcome);
         }
-        if record.as_ref().is_none_or(|record| record.is_resolved()) {
+        if !record.as_ref().is_some_and(|record| record.is_any_left()) {
             self.left.remove(&position);
         }
         record
+    }
+
+    /// Notes that a subscription's deliveries that were left to the log rest, or rest no more.
+    /// Returns the records, to be told and dropped without the lock.
+    pub(crate) fn note_rest(
+        &self,
+        subscribed: &Arc<Subscribed>,
+        why: Option<Rest>,
+    ) -> Vec<Arc<Record>> {
+        let records: Vec<_> = self.left.values().filter_map(Weak::upgrade).collect();
+        for record in &records {
+            if let Some(target) = record
+                .target(subscribed)
+                .filter(|&target| record.is_left(target))
+            {
+                match why {
+                    Some(why) => record.rest(target, why),
+                    None => record.go_on(target),
+                }
+            }
+        }
+        records
     }
 
     /// Ends what receipts wait for of a subscription's deliveries that were left to the log.
@@ -133,6 +148,8 @@ impl Cursor {
                 record.resolve(target, DeliveryOutcome::Stopped);
             }
         }
+        let is_left = |record: &Weak<Record>| record.upgrade().is_some_and(|it| it.is_any_left());
+        self.left.retain(|_, record| is_left(record));
         records
     }
 
@@ -145,73 +162,36 @@ impl Cursor {
             .collect()
     }
 
-    /// Adds changes to be committed, and a retry that waits for that.
-    pub(crate) fn change(
+    /// Gives every receipt that waits for an event of the log a record of it, as it will not be
+    /// read any more. Returns the records.
+    pub(crate) fn find_all_awaited(
         &mut self,
-        changes: impl IntoIterator<Item = DeliveryChange>,
-        retry: Option<Due>,
-    ) {
-        self.unsaved.changes.extend(changes);
-        self.unsaved.retries.extend(retry);
-    }
-
-    pub(crate) fn has_changes(&self) -> bool {
-        !self.unsaved.changes.is_empty()
-    }
-
-    pub(crate) fn is_saved(&self) -> bool {
-        !self.has_changes() && !self.unsaved.progressed && !self.unsaved.in_commit
-    }
-
-    pub(crate) fn saved(&mut self) {
-        self.unsaved.in_commit = false;
-        self.saves = self.taken;
-    }
-
-    /// How many saves were committed.
-    pub(crate) fn saves(&self) -> u64 {
-        self.saves
-    }
-
-    /// The number of the save that commits what is unsaved now.
-    pub(crate) fn next_save(&self) -> u64 {
-        self.taken + 1
-    }
-
-    /// Takes what is to be committed: the changes, and how far everyone has come with them.
-    ///
-    /// Both are taken in one step, so that no progress passes a position that only a later commit
-    /// covers (R1).
-    pub(crate) fn take_unsaved(
-        &mut self,
-        members: &[Member],
-        mailboxes: &Mailboxes,
-    ) -> (DeliveryChanges, Vec<Due>) {
-        let unsaved = &mut self.unsaved;
-        let mut changes = std::mem::take(&mut unsaved.changes);
-        let retries = std::mem::take(&mut unsaved.retries);
-        unsaved.progressed = false;
-        unsaved.in_commit = true;
-        self.taken += 1;
-        changes.extend(self.progress(members, mailboxes));
-        (changes, retries)
+        bus: BusId,
+        pipeline: PipelineId,
+        subscriptions: &Subscriptions,
+        after: &mut After,
+    ) -> Vec<Arc<Record>> {
+        let mut records = Vec::new();
+        for (position, (followed, part)) in std::mem::take(&mut self.awaited) {
+            let Some(followed) = followed.upgrade() else {
+                continue;
+            };
+            if let Some(event) = followed.event().cloned() {
+                let targets = subscriptions.targets(pipeline, event.event_type(), position);
+                let now = Instant::now();
+                let record = Arc::new(Record::new(bus, event, targets, now, Marks::default()));
+                records.push(Arc::clone(&record));
+                after.found.push((followed, part, record));
+            }
+        }
+        records
     }
 
     /// How far each member has come (R3). A queued event whose aggregate is blocked is covered by
     /// the block's row, and so is not unfinished as well (R1).
     pub(crate) fn progress(
         &self,
-        members: &[Member],
-        mailboxes: &Mailboxes,
-    ) -> Vec<DeliveryChange> {
-        self.progress_through(self.through, members, mailboxes)
-    }
-
-    /// The same of members that were given nothing after `given`.
-    pub(crate) fn progress_through(
-        &self,
-        given: Position,
-        members: &[Member],
+        members: &[&Member],
         mailboxes: &Mailboxes,
     ) -> Vec<DeliveryChange> {
         let place = |wanted: &Arc<Subscribed>| {
@@ -233,24 +213,28 @@ impl Cursor {
                 open[member].retain(|position| covered.binary_search(position).is_err());
             }
         }
-        let progressed = members
-            .iter()
-            .zip(open)
-            .filter_map(|(member, mut unfinished)| {
-                let Member { subscribed, joined } = member;
-                unfinished.extend(joined.unfinished.range(given.next()..));
-                unfinished.sort_unstable();
-                unfinished.dedup();
-                let through = given.max(joined.through);
-                Some(DeliveryChange::Progressed(
-                    subscribed.id?,
-                    Progress {
-                        through,
-                        unfinished,
-                    },
-                ))
-            });
+        let progressed = members.iter().zip(open).filter_map(|(member, open)| {
+            let progress = member.joined.progress(self.through, open);
+            Some(DeliveryChange::Progressed(member.subscribed.id?, progress))
+        });
         progressed.collect()
+    }
+
+    /// The events that a subscription has not finished, but for those that a row covers.
+    pub(crate) fn open_of(
+        &self,
+        subscribed: &Arc<Subscribed>,
+        covered: &[Position],
+    ) -> Vec<Arc<Record>> {
+        let is_open = |record: &Arc<Record>| {
+            let target = record.target(subscribed);
+            target.is_some_and(|target| record.is_open(target))
+        };
+        self.open
+            .iter()
+            .filter(|((position, _), record)| is_open(record) && !covered.contains(position))
+            .map(|(_, record)| Arc::clone(record))
+            .collect()
     }
 
     /// How many events of the log are still to be handed over.

@@ -1,45 +1,328 @@
-//! Deliveries given up by a bus without a store: kept in memory, bounded, the loss counted.
+//! Deliveries given up: what is kept of them, and what follows for those behind (F5, F6).
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Weak},
 };
 
-use domain_events::DeadLetter;
+use domain_events::{
+    DeadLetter, DeliveryChange, DeliveryOutcome, EventEnvelope, EventId, FailurePolicy, LetterError,
+};
+use tokio::time::Instant;
+
+use crate::{
+    after::After,
+    blocked::{Behind, Blocked, Stand},
+    engine::Engine,
+    lifecycle::Phase,
+    mailboxes::{BacklogStart, MailboxId},
+    pipeline::Pipeline,
+    record::{Marks, Record},
+    state::State,
+    subscriptions::Subscribed,
+};
 
 /// The longest error text that is kept, in bytes (F6).
 const MOST_ERROR_BYTES: usize = 4 * 1024;
 
-/// The dead letters of a volatile bus, oldest first.
+/// The dead letters of a volatile bus, oldest first: bounded, the loss counted.
 pub(crate) struct DeadLetters {
     limit: usize,
-    kept: Mutex<(VecDeque<DeadLetter>, u64)>,
+    kept: VecDeque<Kept>,
+    evicted: u64,
+}
+
+/// A dead letter in memory, with the event to be replayed.
+struct Kept {
+    letter: DeadLetter,
+    envelope: Arc<EventEnvelope>,
+    /// Who gave it up. Not what keeps the subscription, which may go.
+    by: Weak<Subscribed>,
 }
 
 impl DeadLetters {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
-            kept: Mutex::default(),
+            kept: VecDeque::new(),
+            evicted: 0,
         }
     }
 
-    pub(crate) fn keep(&self, letter: DeadLetter) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (letters, evicted) = &mut *kept;
-        if letters.len() == self.limit {
-            letters.pop_front();
-            *evicted += 1;
-        }
-        letters.push_back(letter);
+    /// Keeps one more. Returns the oldest one where there was no room for both.
+    fn keep(&mut self, kept: Kept) -> Option<Kept> {
+        self.kept.push_back(kept);
+        let evicted = (self.kept.len() > self.limit).then(|| self.kept.pop_front());
+        self.evicted += u64::from(evicted.is_some());
+        evicted.flatten()
     }
 
-    /// What is kept, and how many older ones are lost.
-    pub(crate) fn list(&self) -> (Vec<DeadLetter>, u64) {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        (kept.0.iter().cloned().collect(), kept.1)
+    fn take(&mut self, subscription: &str, event: EventId) -> Result<Kept, LetterError> {
+        let wanted = |kept: &Kept| {
+            kept.letter.event_id == event && &*kept.letter.subscription == subscription
+        };
+        let place = self.kept.iter().position(wanted);
+        place
+            .and_then(|place| self.kept.remove(place))
+            .ok_or_else(|| LetterError::NoSuchLetter {
+                subscription: subscription.to_owned(),
+                event,
+            })
+    }
+
+    /// Up to `limit` of them, of one subscription or of all.
+    pub(crate) fn list(&self, subscription: Option<&str>, limit: usize) -> Vec<DeadLetter> {
+        let letters = self.kept.iter().map(|kept| &kept.letter);
+        let wanted =
+            |letter: &&DeadLetter| subscription.is_none_or(|name| name == &*letter.subscription);
+        letters.filter(wanted).take(limit).cloned().collect()
+    }
+
+    /// How many were lost to the bound.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted
     }
 }
+
+/// Counts and tells that a delivery was given up; not under the lock, as a logger is the user's.
+pub(crate) fn mourn(subscribed: &Subscribed, letter: &DeadLetter) {
+    subscribed.meters.shared().dead.up();
+    log::warn!(
+        "dead letter: subscription={} event.id={} event.type={} attempts={} reason={}: {}",
+        letter.subscription,
+        letter.event_id,
+        letter.event_type,
+        letter.attempts,
+        letter.reason.as_str(),
+        letter.error,
+    );
+    if subscribed.subscription.after_dead_letter() == FailurePolicy::PauseSubscription {
+        log::warn!(
+            "subscription paused by its failure policy: subscription={}",
+            letter.subscription
+        );
+    }
+}
+
+impl State {
+    /// Keeps a delivery that was given up, and does to those behind it what the failure policy says.
+    /// Durable, it is kept with the next commit, which also is the first that may pass its position.
+    pub(crate) fn give_up(
+        &mut self,
+        mailbox: MailboxId,
+        letter: DeadLetter,
+        record: &Arc<Record>,
+        target: usize,
+        after: &mut After,
+    ) {
+        if self.is_closed {
+            return;
+        }
+        let subscribed = &record.targets[target];
+        if let Some(id) = subscribed.id {
+            self.unsaved
+                .change([DeliveryChange::Dead(id, letter)], None);
+            after.saver = true;
+        } else {
+            self.keep(mailbox, letter, record, subscribed, after);
+        }
+        if record.resolve(target, DeliveryOutcome::Dead) {
+            self.finish(subscribed.pipeline, record, after);
+            self.admit(after);
+        }
+        after.tell(Arc::clone(record));
+    }
+
+    fn keep(
+        &mut self,
+        mailbox: MailboxId,
+        letter: DeadLetter,
+        record: &Arc<Record>,
+        subscribed: &Arc<Subscribed>,
+        after: &mut After,
+    ) {
+        let policy = subscribed.subscription.after_dead_letter();
+        let event = letter.event_id;
+        let evicted = self.letters.keep(Kept {
+            letter,
+            envelope: Arc::clone(&record.envelope),
+            by: Arc::downgrade(subscribed),
+        });
+        match policy {
+            // Who is removed has nobody behind.
+            _ if subscribed.is_removed() => {}
+            FailurePolicy::Skip => {}
+            FailurePolicy::ParkAggregate => self.park(mailbox, subscribed, event, after),
+            FailurePolicy::PauseSubscription => self.pause(subscribed, after),
+        }
+        if let Some(evicted) = evicted {
+            self.let_go(evicted, after);
+        }
+    }
+
+    /// Has a subscription's later events of an aggregate wait behind a dead letter.
+    fn park(
+        &mut self,
+        mailbox: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        event: EventId,
+        after: &mut After,
+    ) {
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
+        };
+        let mailboxes = &mut pipeline.mailboxes;
+        if mailboxes.blocked(mailbox, subscribed).is_none() {
+            let nothing = Behind::Memory([].into());
+            mailboxes.block(
+                mailbox,
+                Blocked::new(subscribed, nothing, Stand::Parked(event)),
+            );
+        }
+        mailboxes.set_stand(mailbox, subscribed, Stand::Parked(event));
+        if let Some(blocked) = mailboxes.blocked(mailbox, subscribed) {
+            after.told.extend(blocked.note_rest());
+        }
+        after.quiet = true;
+    }
+
+    /// Has a backlog wait behind a dead letter again, now that a replay before it is over.
+    pub(crate) fn park_again(
+        &mut self,
+        start: &BacklogStart,
+        event: EventId,
+        after: &mut After,
+    ) -> bool {
+        self.park(start.mailbox, &start.subscribed, event, after);
+        false
+    }
+
+    /// Forgets a dead letter: what is parked behind it goes on.
+    fn let_go(&mut self, kept: Kept, after: &mut After) {
+        let Kept {
+            letter,
+            envelope,
+            by,
+        } = kept;
+        if let Some(subscribed) = by.upgrade() {
+            if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+                pipeline.go_on_without(&letter, &subscribed, after);
+            }
+            after.dropped.push(Box::new(subscribed));
+        }
+        after.dropped.push(Box::new(envelope));
+    }
+
+    /// Has a dead letter delivered again, alone on its aggregate.
+    fn replay(
+        &mut self,
+        subscription: &str,
+        event: EventId,
+        after: &mut After,
+    ) -> Result<(), LetterError> {
+        let Some(subscribed) = self.subscriptions.named(subscription).cloned() else {
+            return Err(LetterError::NoSuchSubscription {
+                subscription: subscription.to_owned(),
+            });
+        };
+        let Kept { envelope, by, .. } = self.letters.take(subscription, event)?;
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return Err(LetterError::NotRunning);
+        };
+        // A letter of one that has gone is not among this one's.
+        if by.as_ptr() == Arc::as_ptr(&subscribed) {
+            subscribed.meters.shared().replayed.up();
+        }
+        self.figures.taken_up(false, true);
+        let mailboxes = &mut pipeline.mailboxes;
+        let mailbox = mailboxes.mailbox(envelope.aggregate());
+        let targets = [Arc::clone(&subscribed)].into();
+        let marks = Marks {
+            is_replay: true,
+            ..Marks::default()
+        };
+        let record = Record::new(self.bus, envelope, targets, Instant::now(), marks);
+        let record = Arc::new(record);
+        if mailboxes.blocked(mailbox, &subscribed).is_none() {
+            let nothing = Behind::Memory([].into());
+            let stand = Stand::Waiting;
+            mailboxes.block(mailbox, Blocked::new(&subscribed, nothing, stand));
+        }
+        let mut ready = false;
+        let blocked = mailboxes.blocked(mailbox, &subscribed);
+        if blocked.is_some_and(|blocked| blocked.replay(record)) {
+            ready = mailboxes.go_after_run(mailbox, &subscribed);
+        }
+        if let Some(blocked) = mailboxes.blocked(mailbox, &subscribed) {
+            after.told.extend(blocked.note_rest());
+        }
+        pipeline.wake_workers(usize::from(ready), after);
+        after.dropped.push(Box::new(subscribed));
+        Ok(())
+    }
+}
+
+impl Pipeline {
+    /// Lets what is parked behind a dead letter go on.
+    fn go_on_without(
+        &mut self,
+        letter: &DeadLetter,
+        subscribed: &Arc<Subscribed>,
+        after: &mut After,
+    ) {
+        let mailboxes = &mut self.mailboxes;
+        let Some(mailbox) = mailboxes.known(&letter.aggregate) else {
+            return;
+        };
+        let Some(blocked) = mailboxes.blocked(mailbox, subscribed) else {
+            return;
+        };
+        let ready = blocked.discard(letter.event_id) && mailboxes.go(mailbox, subscribed);
+        if let Some(blocked) = mailboxes.blocked(mailbox, subscribed) {
+            after.told.extend(blocked.note_rest());
+        }
+        self.wake_workers(usize::from(ready), after);
+    }
+}
+
+/// Delivers a dead letter of a volatile bus again.
+pub(crate) fn replay(
+    engine: &Engine,
+    subscription: &str,
+    event: EventId,
+) -> Result<(), LetterError> {
+    if engine.stores.is_some() {
+        return Err(UNSUPPORTED);
+    }
+    if engine.lifecycle.phase() != Phase::Running {
+        return Err(LetterError::NotRunning);
+    }
+    engine.step(|state, after| state.replay(subscription, event, after))?;
+    log::info!("dead letter replayed: subscription={subscription} event.id={event}");
+    Ok(())
+}
+
+/// Gives a dead letter of a volatile bus up for good.
+pub(crate) fn discard(
+    engine: &Engine,
+    subscription: &str,
+    event: EventId,
+    reason: &str,
+) -> Result<(), LetterError> {
+    if engine.stores.is_some() {
+        return Err(UNSUPPORTED);
+    }
+    engine.step(|state, after| {
+        let kept = state.letters.take(subscription, event)?;
+        state.let_go(kept, after);
+        Ok(())
+    })?;
+    log::info!("dead letter discarded: subscription={subscription} event.id={event}: {reason}");
+    Ok(())
+}
+
+const UNSUPPORTED: LetterError =
+    LetterError::Unsupported("a bus with a store keeps its dead letters as they are");
 
 /// Cuts an error text to [`MOST_ERROR_BYTES`], between characters.
 pub(crate) fn cut(mut error: String) -> String {

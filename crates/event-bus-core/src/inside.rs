@@ -16,7 +16,7 @@ impl BusId {
     }
 }
 
-thread_local! {
+crate::sync::thread_local! {
     static CURRENT: Cell<Option<BusId>> = const { Cell::new(None) };
 }
 
@@ -25,14 +25,14 @@ pub(crate) fn enter<T>(bus: BusId, poll: impl FnOnce() -> T) -> T {
     struct Restore(Option<BusId>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            CURRENT.set(self.0);
+            CURRENT.with(|current| current.set(self.0));
         }
     }
-    let _restore = Restore(CURRENT.replace(Some(bus)));
+    let _restore = Restore(CURRENT.with(|current| current.replace(Some(bus))));
     poll()
 }
 
 /// Whether the present code runs inside a handler of `bus`.
 pub(crate) fn is_inside(bus: BusId) -> bool {
-    CURRENT.get() == Some(bus)
+    CURRENT.with(Cell::get) == Some(bus)
 }

@@ -66,6 +66,12 @@ impl<T> Lanes<T> {
         self.credits[lane] -= 1;
         true
     }
+
+    /// Takes back a start of this lane that was not made.
+    pub(crate) fn give_back(&mut self, urgency: Urgency) {
+        let lane = urgency as usize;
+        self.credits[lane] = WEIGHTS[lane].min(self.credits[lane] + 1);
+    }
 }
 
 #[cfg(test)]

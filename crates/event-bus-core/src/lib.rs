@@ -12,13 +12,25 @@ mod publish;
 
 mod admission;
 
+mod waiting;
+
+mod entry;
+
+mod append;
+
 mod record;
 
-mod pipeline;
+mod followed;
 
 mod mailboxes;
 
+mod blocked;
+
+mod run;
+
 mod lanes;
+
+mod turns;
 
 mod worker;
 
@@ -30,9 +42,13 @@ mod timers;
 
 mod dead_letters;
 
+mod pausing;
+
 // What a log behind the bus adds to it.
 
 mod cursor;
+
+mod unsaved;
 
 mod progress;
 
@@ -42,12 +58,27 @@ mod catch_up;
 
 mod engine;
 
+mod state;
+
+mod after;
+
+mod figures;
+
+mod pipeline;
+
 mod lifecycle;
 
 mod subscriptions;
+
+mod seat;
 
 mod aboard;
 
 mod inside;
 
 mod meters;
+
+mod sync;
+
+#[cfg(all(test, shuttle))]
+mod schedules;

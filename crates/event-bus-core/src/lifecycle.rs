@@ -1,15 +1,13 @@
 //! From new to stopped: the phases of a bus, and its tasks.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use domain_events::{StopReport, StoreError};
 use tokio::{
+    runtime::Handle,
     sync::{Notify, mpsc},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -18,8 +16,13 @@ use tokio::{
 use crate::{
     catch_up,
     engine::Engine,
-    pipeline::{Figures, Pipeline},
-    progress, timers, worker,
+    pipeline::PipelineId,
+    progress,
+    seat::{Seat, Worker},
+    state::State,
+    subscriptions::Subscribed,
+    sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, lock},
+    timers, worker,
 };
 
 /// How long a stop waits for a task that was told to end. A handler that blocks its thread does
@@ -56,8 +59,9 @@ pub(crate) struct Lifecycle {
     changed: Notify,
     /// Told to a running stop by a later one whose deadline has passed.
     cut_short: Notify,
+    /// The runtime that the bus was started on.
+    runtime: OnceLock<Handle>,
     tasks: Mutex<Tasks>,
-    running: AtomicUsize,
     /// Handlers that were dropped while they ran: their deliveries may be repeats next time.
     cut_off: AtomicUsize,
 }
@@ -65,8 +69,12 @@ pub(crate) struct Lifecycle {
 #[derive(Default)]
 struct Tasks {
     workers: Vec<JoinHandle<()>>,
+    /// What brings events from the log.
+    readers: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
     saver: Option<JoinHandle<Option<StoreError>>>,
+    /// Whether a stop has taken them: none may be added.
+    taken: bool,
 }
 
 impl Lifecycle {
@@ -84,20 +92,16 @@ impl Lifecycle {
     }
 
     /// How many handlers were cut off, those counted that still block their threads.
-    fn cut_off(&self) -> usize {
-        self.cut_off.load(Ordering::Acquire) + self.running.load(Ordering::Acquire)
-    }
-
-    /// Whether no handler was cut off.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.cut_off() == 0
+    pub(crate) fn cut_off(&self, state: &State) -> usize {
+        self.cut_off.load(Ordering::Acquire) + state.attempting()
     }
 
     /// Notes that a handler runs, until the attempt ends or is dropped.
-    pub(crate) fn begin_attempt(&self) -> Attempt<'_> {
-        self.running.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn begin_attempt<'a>(&'a self, seat: &'a Seat) -> Attempt<'a> {
+        seat.set_attempting(true);
         Attempt {
             lifecycle: self,
+            seat,
             ended: false,
         }
     }
@@ -105,11 +109,6 @@ impl Lifecycle {
     /// Waits until the bus is not starting.
     pub(crate) async fn started_or_not(&self) {
         self.until(|phase| phase != Phase::Starting).await;
-    }
-
-    /// Waits until the bus is stopping.
-    pub(crate) async fn stopping(&self) {
-        self.until(|phase| phase >= Phase::Stopping).await;
     }
 
     /// Waits until the last progress is to be saved.
@@ -129,16 +128,26 @@ impl Lifecycle {
         }
     }
 
-    fn tasks(&self) -> std::sync::MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        lock(&self.tasks)
+    }
+
+    /// Takes all tasks out; none may be added any more.
+    fn take_tasks(&self) -> Tasks {
+        let none = Tasks {
+            taken: true,
+            ..Tasks::default()
+        };
+        std::mem::replace(&mut *self.tasks(), none)
     }
 
     /// Ends every task without waiting for anything.
     pub(crate) fn abort(&self) {
-        let tasks = std::mem::take(&mut *self.tasks());
+        let tasks = self.take_tasks();
         tasks
             .workers
             .iter()
+            .chain(&tasks.readers)
             .chain(&tasks.others)
             .for_each(JoinHandle::abort);
         tasks.saver.iter().for_each(JoinHandle::abort);
@@ -148,6 +157,7 @@ impl Lifecycle {
 /// A running handler.
 pub(crate) struct Attempt<'a> {
     lifecycle: &'a Lifecycle,
+    seat: &'a Seat,
     ended: bool,
 }
 
@@ -162,48 +172,74 @@ impl Drop for Attempt<'_> {
         if !self.ended {
             self.lifecycle.cut_off.fetch_add(1, Ordering::AcqRel);
         }
-        self.lifecycle.running.fetch_sub(1, Ordering::AcqRel);
+        self.seat.set_attempting(false);
     }
 }
 
 /// Starts the tasks; returns when every worker runs (L1).
 pub(crate) async fn run(engine: &Arc<Engine>) {
-    let workers = engine.config.workers;
-    let (tell, mut told) = mpsc::channel::<()>(workers);
-    let mut tasks = Tasks::default();
-    for _ in 0..workers {
-        let (engine, tell) = (Arc::clone(engine), tell.clone());
-        tasks.workers.push(tokio::spawn(async move {
-            let _ = tell.send(()).await;
-            drop(tell);
-            worker::run(engine).await;
+    let lifecycle = &engine.lifecycle;
+    let _ = lifecycle.runtime.set(Handle::current());
+    let pipelines: Vec<_> = engine.look(|state| state.pipelines.iter().map(|(id, _)| id).collect());
+    let (tell, mut told) = mpsc::channel::<()>(1);
+    for pipeline in pipelines {
+        serve(engine, pipeline, Some(&tell));
+    }
+    drop(tell);
+    let clock = tokio::spawn(timers::run(Arc::clone(engine)));
+    lifecycle.tasks().others.push(clock);
+    if let Some(stores) = &engine.stores {
+        let saver = progress::run(Arc::clone(engine), stores.clone());
+        lifecycle.tasks().saver = Some(tokio::spawn(saver));
+    }
+    if engine.look(|state| state.is_closed) {
+        lifecycle.abort();
+    }
+    // It closes when every worker has let go of its end.
+    while told.recv().await.is_some() {}
+    lifecycle.advance(Phase::Starting, Phase::Running);
+}
+
+/// Starts the tasks of a pipeline. Each worker lets go of `running` once it runs.
+pub(crate) fn serve(engine: &Arc<Engine>, id: PipelineId, running: Option<&mpsc::Sender<()>>) {
+    let lifecycle = &engine.lifecycle;
+    let Some(runtime) = lifecycle.runtime.get() else {
+        return;
+    };
+    let seats = engine.look(|state| state.pipelines.get(id).map(|it| Arc::clone(&it.seats)));
+    let Some(seats) = seats else {
+        return;
+    };
+    let mut tasks = lifecycle.tasks();
+    if tasks.taken {
+        return;
+    }
+    // Of pipelines that have gone.
+    tasks.workers.retain(|task| !task.is_finished());
+    tasks.readers.retain(|task| !task.is_finished());
+    for worker in Worker::all(engine, id, &seats) {
+        let (engine, running) = (Arc::clone(engine), running.cloned());
+        tasks.workers.push(runtime.spawn(async move {
+            drop(running);
+            worker::run(engine, worker).await;
         }));
     }
-    tasks
-        .others
-        .push(tokio::spawn(timers::run(Arc::clone(engine))));
     if let Some(stores) = &engine.stores {
-        tasks.others.push(tokio::spawn(catch_up::run(
-            Arc::clone(engine),
-            stores.clone(),
-        )));
-        tasks.saver = Some(tokio::spawn(progress::run(
-            Arc::clone(engine),
-            stores.clone(),
-        )));
+        let reader = catch_up::run(Arc::clone(engine), stores.clone(), id);
+        tasks.readers.push(runtime.spawn(reader));
     }
-    *engine.lifecycle.tasks() = tasks;
-    for _ in 0..workers {
-        told.recv().await;
-    }
-    engine.lifecycle.advance(Phase::Starting, Phase::Running);
 }
 
 /// Stops the bus (L2).
 pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport {
     let lifecycle = &engine.lifecycle;
+    // They are asked again at the end, also those that go meanwhile.
+    let (mut all, mut done_before);
     loop {
         lifecycle.started_or_not().await;
+        // Before the stop can be seen, so that whatever ends after that is counted.
+        all = engine.look(State::subscribed);
+        done_before = ended(&all);
         if lifecycle.advance(Phase::New, Phase::Stopped) {
             return StopReport::default();
         }
@@ -216,14 +252,13 @@ pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport
             return StopReport::default();
         }
     }
+    // Who waits for room is outside, and gets none any more.
+    engine.step(State::stop_entering);
     let until = Instant::now().checked_add(deadline);
-    let done_before = deliveries_done(engine);
-    let tasks = std::mem::take(&mut *lifecycle.tasks());
+    let tasks = lifecycle.take_tasks();
     // What is only in the log stays there; the other tasks serve what is in memory until the end.
+    tasks.readers.iter().for_each(JoinHandle::abort);
     let others = tasks.others;
-    if engine.stores.is_some() {
-        others.iter().for_each(JoinHandle::abort);
-    }
     drain(engine, until).await;
     tasks
         .workers
@@ -234,7 +269,7 @@ pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport
     for task in tasks.workers.into_iter().chain(others) {
         let _ = timeout_at(grace, task).await;
     }
-    let cut_off = lifecycle.cut_off();
+    let cut_off = engine.look(|state| lifecycle.cut_off(state));
     let left = left(engine);
     lifecycle.advance(Phase::Stopping, Phase::Closing);
     let unsaved = match tasks.saver {
@@ -246,7 +281,7 @@ pub(crate) async fn stop(engine: &Arc<Engine>, deadline: Duration) -> StopReport
     engine.quiet.notify_waiters();
     let durable = engine.stores.is_some();
     StopReport {
-        drained: deliveries_done(engine).saturating_sub(done_before),
+        drained: ended(&all) - done_before,
         left_in_log: if durable { left } else { 0 },
         abandoned: if durable { 0 } else { left },
         cut_off: cut_off as u64,
@@ -277,7 +312,7 @@ async fn close_saver(engine: &Engine, mut saver: JoinHandle<Option<StoreError>>)
 
 /// Waits until nothing runs or could run at once, or until the deadline.
 async fn drain(engine: &Engine, until: Option<Instant>) {
-    let drained = engine.until_quiet(Pipeline::is_drained);
+    let drained = engine.until_quiet(State::is_drained);
     let deadline = async {
         match until {
             Some(until) => sleep_until(until).await,
@@ -294,23 +329,24 @@ async fn drain(engine: &Engine, until: Option<Instant>) {
 /// Deliveries that are not made: open ones, blocked ones counted once an aggregate, and events of
 /// the log that were not looked at.
 fn left(engine: &Engine) -> u64 {
-    let pipeline = engine.lock();
-    match &pipeline.cursor {
-        Some(cursor) => {
-            (cursor.open_deliveries() + pipeline.mailboxes.blocked_count()) as u64 + cursor.lag()
-        }
-        None => {
-            let Figures { in_flight, .. } = pipeline.figures;
-            in_flight
-        }
-    }
+    let in_log = |state: &State| {
+        let pipelines = state.pipelines.iter().filter_map(|(_, pipeline)| {
+            let cursor = pipeline.cursor.as_ref()?;
+            let open = cursor.open_deliveries() + pipeline.mailboxes.blocked_count();
+            Some(open as u64 + cursor.lag())
+        });
+        pipelines.sum()
+    };
+    engine.look(|state| match engine.stores {
+        Some(_) => in_log(state),
+        None => state
+            .pipelines
+            .iter()
+            .map(|(_, pipeline)| pipeline.mailboxes.open_deliveries())
+            .sum(),
+    })
 }
 
-fn deliveries_done(engine: &Engine) -> u64 {
-    let pipeline = engine.lock();
-    let done = pipeline.subscriptions.members().iter().map(|member| {
-        let meters = &member.subscribed.meters;
-        meters.handled.get() + meters.skipped.get() + meters.dead.get()
-    });
-    done.sum()
+fn ended(all: &[Arc<Subscribed>]) -> u64 {
+    all.iter().map(|subscribed| subscribed.meters.ended()).sum()
 }

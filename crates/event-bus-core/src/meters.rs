@@ -1,18 +1,67 @@
 //! Counters and histograms of deliveries.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use domain_events::Latency;
 
-/// Counters of one subscription.
+/// Counters are kept once for every worker, up to so many.
+const MOST_SHARDS: usize = 8;
+
+/// The counters of one subscription: one set for each worker, so that they do not pass the memory of
+/// one between their processors.
+pub(crate) struct Meters(Box<[OnceLock<Box<SubscriptionMeters>>]>);
+
+impl Meters {
+    pub(crate) fn new(workers: usize) -> Self {
+        let shards = workers.clamp(1, MOST_SHARDS);
+        Self((0..shards).map(|_| OnceLock::new()).collect())
+    }
+
+    pub(crate) fn sets(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The set of a worker.
+    pub(crate) fn of(&self, worker: usize) -> &SubscriptionMeters {
+        self.0[worker % self.0.len()].get_or_init(Box::default)
+    }
+
+    /// The set for what is counted under the lock.
+    pub(crate) fn shared(&self) -> &SubscriptionMeters {
+        self.of(0)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &SubscriptionMeters> {
+        self.0.iter().filter_map(|set| Some(&**set.get()?))
+    }
+
+    /// A counter, over all sets; one that goes up in one and down in another is right in the end.
+    pub(crate) fn sum(&self, counter: impl Fn(&SubscriptionMeters) -> &Counter) -> u64 {
+        self.all()
+            .map(|set| counter(set).get())
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// How many deliveries have come to an end, be it for a time.
+    pub(crate) fn ended(&self) -> u64 {
+        self.sum(|set| &set.handled) + self.sum(|set| &set.skipped) + self.sum(|set| &set.dead)
+    }
+}
+
+/// One set of counters.
 #[derive(Default)]
 pub(crate) struct SubscriptionMeters {
     pub(crate) handled: Counter,
     pub(crate) skipped: Counter,
     pub(crate) dead: Counter,
+    /// Dead letters that were delivered again.
+    pub(crate) replayed: Counter,
     pub(crate) failed_attempts: Counter,
     pub(crate) retries: Counter,
     pub(crate) waiting: Counter,

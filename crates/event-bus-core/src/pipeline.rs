@@ -1,260 +1,178 @@
-//! What the parts of a running bus share under one lock: who is subscribed, what waits, how far
-//! the log was read. No user code runs under the lock, and nobody awaits with it.
+//! Subscriptions that share a queue, its limit and its workers (D4).
 
-use std::{
-    sync::{Arc, Weak},
-    time::Instant,
-};
+use std::{sync::Arc, task::Waker};
 
-use domain_events::{EventEnvelope, Position};
+use domain_events::Ordering;
+use tokio::sync::Notify;
 
 use crate::{
-    admission::Admission,
+    admission::{Needs, Room},
     cursor::Cursor,
-    mailboxes::{Mailboxes, Round, Start},
-    record::{Followed, Record},
-    subscriptions::Subscriptions,
+    mailboxes::Mailboxes,
+    seat::{Seat, Seats},
 };
 
-/// The state of a bus.
+/// A pipeline of a bus; never used again for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PipelineId(usize);
+
+impl PipelineId {
+    /// The default pipeline, which subscriptions share.
+    pub(crate) const SHARED: Self = Self(0);
+
+    #[cfg(test)]
+    pub(crate) const fn new(number: usize) -> Self {
+        Self(number)
+    }
+}
+
+/// One queue with its limit, and the workers that serve it.
 pub(crate) struct Pipeline {
-    pub(crate) subscriptions: Subscriptions,
     pub(crate) mailboxes: Mailboxes,
+    pub(crate) room: Room,
+    /// One for each worker.
+    pub(crate) seats: Seats,
+    pub(crate) idle: Idle,
     /// The place in the log; `None` on a volatile bus.
     pub(crate) cursor: Option<Cursor>,
-    admission: Arc<Admission>,
-    pub(crate) figures: Figures,
-    /// The names of subscriptions whose last progress is still to be committed.
-    pub(crate) leaving: Vec<Arc<str>>,
-    /// Whether the bus has stopped: nothing is taken in, and nothing is left to be done.
-    pub(crate) is_closed: bool,
-}
-
-/// Counts of events (N1): `accepted + recovered = finished + in_flight`.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Figures {
-    pub(crate) accepted: u64,
-    pub(crate) recovered: u64,
-    pub(crate) finished: u64,
-    pub(crate) in_flight: u64,
-    /// Accepted events that are still to be read from the log.
-    left_to_log: u64,
-}
-
-impl Figures {
-    /// Counts an event that is left to the log.
-    pub(crate) fn left_to_log(&mut self) {
-        self.left_to_log += 1;
-    }
-
-    /// Counts an event read from the log: one that was left to it, or else one of another origin.
-    pub(crate) fn taken_up(&mut self) {
-        match self.left_to_log.checked_sub(1) {
-            Some(left) => self.left_to_log = left,
-            None => self.recovered += 1,
-        }
-    }
-}
-
-/// What a step has set going; told to those who sleep once the lock is released.
-#[derive(Clone, Copy, Default)]
-#[must_use]
-pub(crate) struct Wake {
-    /// How many workers have something new to do.
-    pub(crate) workers: usize,
-    /// Whether there is something new to save.
-    pub(crate) saver: bool,
-    /// Whether the bus may have become idle.
-    pub(crate) quiet: bool,
-}
-
-impl std::ops::AddAssign for Wake {
-    fn add_assign(&mut self, other: Self) {
-        self.workers += other.workers;
-        self.saver |= other.saver;
-        self.quiet |= other.quiet;
-    }
+    /// Told when the pipeline has something to read from the log.
+    pub(crate) behind: Arc<Notify>,
 }
 
 impl Pipeline {
-    pub(crate) fn new(admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(ordering: Ordering, capacity: usize, workers: usize) -> Self {
         Self {
-            subscriptions: Subscriptions::default(),
-            mailboxes: Mailboxes::default(),
+            mailboxes: Mailboxes::new(ordering),
+            room: Room::new(capacity),
+            seats: (0..workers).map(|_| Seat::default()).collect(),
+            idle: Idle::default(),
             cursor: None,
-            admission,
-            figures: Figures::default(),
-            leaving: Vec::new(),
-            is_closed: false,
+            behind: Arc::default(),
         }
     }
 
-    /// Puts an accepted event into its mailbox. An event that nobody wants is done by that (D7).
-    pub(crate) fn accept(
-        &mut self,
-        envelope: Arc<EventEnvelope>,
-        has_room: bool,
-        accepted_at: Instant,
-        wake: &mut Wake,
-    ) -> Arc<Record> {
-        let position = envelope.position();
-        let targets = self.subscriptions.targets(envelope.event_type(), position);
-        let repeats = self.cursor.as_ref().zip(position);
-        let may_be_repeat =
-            repeats.is_some_and(|(cursor, position)| position <= cursor.repeats_through);
-        let record = Record::new(envelope, targets, accepted_at, has_room, may_be_repeat);
-        if let (Some(cursor), Some(position)) = (&mut self.cursor, position) {
-            wake.saver |= cursor.opened(position, &record);
-        }
-        if record.is_finished() {
-            self.figures.finished += 1;
-            wake.quiet = true;
-            self.release(&record);
-        } else {
-            self.figures.in_flight += 1;
-            wake.workers += usize::from(self.mailboxes.push(Arc::clone(&record)));
-        }
-        record
-    }
-
-    /// What a worker does next, if anything is ready.
-    pub(crate) fn take(&mut self, wake: &mut Wake) -> Option<Start> {
-        let start = self.mailboxes.take()?;
-        if let Start::Round(round) = &start {
-            self.leave_passed_over(round, wake);
-        }
-        Some(start)
-    }
-
-    /// Ends a round, and the event where `finished` says that nothing holds it. Returns the
-    /// aggregate's next round where the worker may keep the aggregate.
-    pub(crate) fn finish_round(
-        &mut self,
-        round: &Round,
-        finished: bool,
-        wake: &mut Wake,
-    ) -> Option<Round> {
-        if self.is_closed {
-            return None;
-        }
-        if finished {
-            *wake += self.finish(&round.record);
-        }
-        let (next, one_more) = self.mailboxes.finish_round(round.mailbox);
-        wake.workers += usize::from(one_more);
-        if let Some(next) = &next {
-            self.leave_passed_over(next, wake);
-        }
-        next
-    }
-
-    /// Durable: what a round passes over is left to the log, in the step that passes it over.
-    /// Volatile: it is in the backlog now.
-    fn leave_passed_over(&mut self, round: &Round, wake: &mut Wake) {
-        if self.cursor.is_some() {
-            for &target in &round.passed_over {
-                *wake += self.leave(&round.record, target);
-            }
-        }
-    }
-
-    /// Notes that no delivery holds the event any more.
-    pub(crate) fn finish(&mut self, record: &Arc<Record>) -> Wake {
-        self.figures.finished += 1;
-        self.figures.in_flight -= 1;
-        self.release(record);
-        let saver = self
-            .cursor
-            .as_mut()
-            .is_some_and(|cursor| cursor.closed(record));
-        Wake {
-            saver,
-            quiet: self.figures.in_flight == 0,
-            ..Wake::default()
-        }
-    }
-
-    /// Leaves a delivery to the log, where a row covers it.
-    pub(crate) fn leave(&mut self, record: &Arc<Record>, target: usize) -> Wake {
-        if let Some(cursor) = &mut self.cursor {
-            cursor.keep_left(record);
-        }
-        if record.leave(target) {
-            self.finish(record)
-        } else {
-            Wake::default()
-        }
-    }
-
-    /// Sets the cursor back where a newcomer has not read what the others have. Returns whether
-    /// the log is to be read.
-    pub(crate) fn read_again_after(&mut self, unread: Position) -> bool {
-        let Self {
-            cursor: Some(cursor),
-            subscriptions,
-            ..
-        } = self
-        else {
-            return false;
-        };
-        if unread < cursor.through {
-            subscriptions.pass_over_through(cursor.through);
-            cursor.through = unread;
-            cursor.live = false;
-        }
-        !cursor.live
-    }
-
-    /// Whether a subscription of this name is on its way off.
-    pub(crate) fn is_leaving(&self, name: &str) -> bool {
-        self.leaving.iter().any(|leaving| &**leaving == name)
-    }
-
-    /// Whether nothing is queued, running, waiting or behind, and all is saved (L3).
+    /// Whether nothing is queued, running, waiting for a retry or behind (L3).
     pub(crate) fn is_idle(&self) -> bool {
-        let saved =
-            |cursor: &Cursor| cursor.live && cursor.through >= cursor.head && cursor.is_saved();
-        self.figures.in_flight == 0
-            && self.mailboxes.blocked_count() == 0
-            && self.cursor.as_ref().is_none_or(saved)
+        let caught_up = |cursor: &Cursor| cursor.live && cursor.through >= cursor.head;
+        self.mailboxes.is_idle() && self.cursor.as_ref().is_none_or(caught_up)
+    }
+}
+
+/// The pipelines of a bus, in the order of their ids; the default one is always there.
+#[derive(Default)]
+pub(crate) struct Pipelines {
+    all: Vec<(PipelineId, Pipeline)>,
+    made: usize,
+}
+
+impl Pipelines {
+    pub(crate) fn add(&mut self, pipeline: Pipeline) -> PipelineId {
+        let id = PipelineId(self.made);
+        self.made += 1;
+        self.all.push((id, pipeline));
+        id
     }
 
-    /// Whether nothing runs or could run at once.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.figures.in_flight == 0
-            && !self
-                .mailboxes
-                .all_blocked()
-                .any(|(_, blocked)| blocked.is_ready())
+    pub(crate) fn remove(&mut self, id: PipelineId) -> Option<Pipeline> {
+        let place = self.place(id)?;
+        Some(self.all.remove(place).1)
     }
 
-    /// Gives up every event whose receipt may be waiting: the bus has stopped. The caller
-    /// [stops](Record::stop) them without the lock.
-    pub(crate) fn abandon(&mut self) -> Vec<Arc<Record>> {
-        self.is_closed = true;
-        let mut records = self.mailboxes.drain();
-        if let Some(cursor) = &mut self.cursor {
-            records.extend(cursor.drain());
-            let awaited = std::mem::take(&mut cursor.awaited);
-            for followed in awaited
-                .into_values()
-                .filter_map(|weak: Weak<Followed>| weak.upgrade())
-            {
-                let Some(event) = followed.event().cloned() else {
-                    continue;
-                };
-                let targets = self.subscriptions.targets(event.event_type(), None);
-                let record = Record::new(event, targets, Instant::now(), false, false);
-                followed.found(&record);
-                records.push(record);
-            }
+    pub(crate) fn get(&self, id: PipelineId) -> Option<&Pipeline> {
+        self.place(id).map(|place| &self.all[place].1)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: PipelineId) -> Option<&mut Pipeline> {
+        self.place(id).map(|place| &mut self.all[place].1)
+    }
+
+    fn place(&self, id: PipelineId) -> Option<usize> {
+        self.all.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    /// Whether a pipeline has as much room; one that has gone has room for everything.
+    pub(crate) fn fits(&self, id: PipelineId, count: usize) -> bool {
+        self.get(id).is_none_or(|it| it.room.fits(count))
+    }
+
+    /// The capacity of a pipeline that can never hold what is needed of it.
+    pub(crate) fn too_small_for(&self, needs: &Needs) -> Option<usize> {
+        let mut too_small = needs.iter().filter_map(|(id, count)| {
+            let capacity = self.get(id)?.room.capacity();
+            (count > capacity).then_some(capacity)
+        });
+        too_small.next()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PipelineId, &Pipeline)> {
+        self.all.iter().map(|(id, pipeline)| (*id, pipeline))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (PipelineId, &mut Pipeline)> {
+        self.all.iter_mut().map(|(id, pipeline)| (*id, pipeline))
+    }
+}
+
+/// Workers that have nothing to do, and how to wake them: the one that went to rest last first, as
+/// it is the likeliest to have its memory in the cache.
+#[derive(Default)]
+pub(crate) struct Idle {
+    wakers: Vec<Option<Waker>>,
+    resting: Vec<usize>,
+}
+
+impl Idle {
+    /// Notes that a worker rests until woken.
+    pub(crate) fn rest(&mut self, worker: usize, waker: &Waker) {
+        if self.wakers.len() <= worker {
+            self.wakers.resize(worker + 1, None);
         }
-        records
+        if self.wakers[worker].replace(waker.clone()).is_none() {
+            self.resting.push(worker);
+        }
     }
 
-    fn release(&self, record: &Record) {
-        if record.has_room {
-            self.admission.release(1);
+    /// Notes that a worker has something to do, however it came to look.
+    pub(crate) fn leave(&mut self, worker: usize) {
+        let was_resting = self.wakers.get_mut(worker).and_then(Option::take).is_some();
+        if was_resting {
+            self.resting.retain(|&resting| resting != worker);
         }
+    }
+
+    /// Takes out a worker to be woken, if one rests.
+    pub(crate) fn wake_one(&mut self) -> Option<Waker> {
+        let worker = self.resting.pop()?;
+        self.wakers[worker].take()
+    }
+
+    /// Takes out all workers that rest.
+    pub(crate) fn wake_all(&mut self) -> impl Iterator<Item = Waker> {
+        std::iter::from_fn(|| self.wake_one())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_found_work_is_not_woken_in_place_of_one_that_rests() {
+        struct Told;
+        impl std::task::Wake for Told {
+            fn wake(self: Arc<Self>) {}
+        }
+        let (first, second) = (Arc::new(Told), Arc::new(Told));
+        let (first, second) = (Waker::from(first), Waker::from(second));
+        let mut idle = Idle::default();
+        idle.rest(0, &first);
+        idle.rest(1, &second);
+        // Polled again for another reason, it finds something to do, and later rests once more.
+        idle.leave(1);
+        assert!(idle.wake_one().is_some_and(|woken| woken.will_wake(&first)));
+        assert!(idle.wake_one().is_none());
+        idle.rest(1, &second);
+        idle.rest(1, &second);
+        assert_eq!(idle.wake_all().count(), 1);
     }
 }

@@ -12,10 +12,8 @@ use tokio::{
 };
 
 use crate::{
-    cursor::Cursor,
     engine::{Engine, Stores},
     lifecycle::Phase,
-    pipeline::{Pipeline, Wake},
     timers::Due,
 };
 
@@ -36,7 +34,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
         engine.unsaved.notified().await;
         company(&engine).await;
         let closing = engine.lifecycle.phase() == Phase::Closing;
-        batch.take(&engine, closing);
+        batch.take(&engine, closing)?;
         let saved = save(&stores, batch.changes.clone()).await;
         match saved {
             Ok(()) => committed(&engine, std::mem::take(&mut batch)),
@@ -55,8 +53,9 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
 
 impl Batch {
     /// Adds what has become unsaved, behind what a failed commit has left.
-    fn take(&mut self, engine: &Engine, closing: bool) {
-        let (changes, retries) = take(engine, closing);
+    /// `None` once everything in memory was given up: of what is not there, nothing is finished.
+    fn take(&mut self, engine: &Engine, closing: bool) -> Option<()> {
+        let (changes, retries) = take(engine, closing)?;
         let renewed = |old: &DeliveryChange| {
             let DeliveryChange::Progressed(id, _) = old else {
                 return false;
@@ -68,6 +67,7 @@ impl Batch {
         self.changes.retain(|old| !renewed(old));
         self.changes.extend(changes);
         self.retries.extend(retries);
+        Some(())
     }
 }
 
@@ -77,11 +77,7 @@ async fn company(engine: &Engine) {
     let latest = Instant::now() + engine.config.progress_interval;
     loop {
         let hurried = engine.hurried.load(Ordering::SeqCst) > 0;
-        let has_changes = engine
-            .lock()
-            .cursor
-            .as_ref()
-            .is_some_and(Cursor::has_changes);
+        let has_changes = engine.look(|state| state.unsaved.has_changes());
         if hurried || has_changes || engine.lifecycle.phase() == Phase::Closing {
             return;
         }
@@ -92,28 +88,23 @@ async fn company(engine: &Engine) {
     }
 }
 
-fn take(engine: &Engine, closing: bool) -> (DeliveryChanges, Vec<Due>) {
-    let mut pipeline = engine.lock();
-    let Pipeline {
-        subscriptions,
-        cursor: Some(cursor),
-        mailboxes,
-        ..
-    } = &mut *pipeline
-    else {
-        return (Vec::new(), Vec::new());
-    };
-    let (mut changes, retries) = cursor.take_unsaved(subscriptions.members(), mailboxes);
-    if closing {
-        let blocked = mailboxes
-            .all_blocked()
-            .filter_map(|(aggregate, blocked)| blocked.row(aggregate));
-        changes.extend(blocked);
-        if engine.lifecycle.is_clean() {
-            changes.push(DeliveryChange::RunEnded);
+fn take(engine: &Engine, closing: bool) -> Option<(DeliveryChanges, Vec<Due>)> {
+    engine.step(|state, _| {
+        if state.is_closed {
+            return None;
         }
-    }
-    (changes, retries)
+        let (mut changes, retries) = state.take_unsaved();
+        if closing {
+            for (_, pipeline) in state.pipelines.iter() {
+                let blocked = pipeline.mailboxes.all_blocked();
+                changes.extend(blocked.filter_map(|(_, aggregate, it)| it.row(aggregate)));
+            }
+            if engine.lifecycle.cut_off(state) == 0 {
+                changes.push(DeliveryChange::RunEnded);
+            }
+        }
+        Some((changes, retries))
+    })
 }
 
 async fn save(stores: &Stores, changes: DeliveryChanges) -> Result<(), StoreError> {
@@ -125,15 +116,9 @@ async fn save(stores: &Stores, changes: DeliveryChanges) -> Result<(), StoreErro
 }
 
 fn committed(engine: &Engine, batch: Batch) {
-    batch
-        .retries
-        .into_iter()
-        .for_each(|due| engine.timers.set(due));
-    if let Some(cursor) = &mut engine.lock().cursor {
-        cursor.saved();
-    }
-    engine.wake(Wake {
-        quiet: true,
-        ..Wake::default()
+    engine.step(|state, after| {
+        state.unsaved.saved();
+        after.due.extend(batch.retries);
+        after.quiet = true;
     });
 }

@@ -1,39 +1,50 @@
-//! One accepted event in memory: what its deliveries and its receipt share.
+//! One accepted event in the memory of one pipeline: what its deliveries and its receipt share.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},
-    time::Instant,
 };
 
 use domain_events::{BoxFuture, DeliveryOutcome, EventEnvelope, Handled, Handling, WaitError};
+use tokio::time::Instant;
 
 use crate::{
-    engine::Engine,
+    engine::wake,
     inside::{self, BusId},
-    subscriptions::Subscribed,
+    subscriptions::{Subscribed, Targets},
+    sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, lock},
 };
 
-/// How one delivery stands. It holds memory while open; a receipt waits while open or left.
+/// How one delivery stands. It holds memory while open.
 const OPEN: u8 = 0;
 /// Left to the log: a row of the store covers it.
 const LEFT: u8 = 1;
-const HANDLED: u8 = 2;
-const SKIPPED: u8 = 3;
-const DEAD: u8 = 4;
-const STOPPED: u8 = 5;
+/// The outcomes; odd, so that leaving changes none of them.
+const HANDLED: u8 = 3;
+const SKIPPED: u8 = 5;
+const DEAD: u8 = 7;
+const STOPPED: u8 = 9;
+const STAND: u8 = 0x0f;
+/// Why a delivery that is open or left rests: an outcome for its receipt, until it goes on.
+const PARKED: u8 = 0x10;
+const PAUSED: u8 = 0x20;
+
+/// Why a delivery rests until somebody acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    Parked,
+    Paused,
+}
 
 /// An accepted event with the state of each of its deliveries.
 pub(crate) struct Record {
     pub(crate) envelope: Arc<EventEnvelope>,
-    pub(crate) targets: Arc<[Arc<Subscribed>]>,
+    pub(crate) targets: Targets,
     pub(crate) accepted_at: Instant,
-    pub(crate) may_be_repeat: bool,
-    /// Whether the event takes a place of the bus's capacity.
-    pub(crate) has_room: bool,
+    pub(crate) marks: Marks,
+    /// In how many pipelines the event is not finished; `None` where it is in no other.
+    pipelines: Option<Arc<AtomicUsize>>,
+    bus: BusId,
     states: States,
     open: AtomicUsize,
     unresolved: AtomicUsize,
@@ -41,27 +52,48 @@ pub(crate) struct Record {
     waiters: Mutex<Vec<Waker>>,
 }
 
+/// What is known of an event when it is taken in.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Marks {
+    pub(crate) may_be_repeat: bool,
+    pub(crate) is_replay: bool,
+    /// Whether it takes a place of the pipeline's capacity.
+    pub(crate) has_room: bool,
+}
+
 impl Record {
     pub(crate) fn new(
+        bus: BusId,
         envelope: Arc<EventEnvelope>,
-        targets: Arc<[Arc<Subscribed>]>,
+        targets: Targets,
         accepted_at: Instant,
-        has_room: bool,
-        may_be_repeat: bool,
-    ) -> Arc<Self> {
+        marks: Marks,
+    ) -> Self {
         let count = targets.len();
-        Arc::new(Self {
+        Self {
             envelope,
             targets,
             accepted_at,
-            may_be_repeat,
-            has_room,
+            marks,
+            pipelines: None,
+            bus,
             states: States::new(count),
             open: AtomicUsize::new(count),
             unresolved: AtomicUsize::new(count),
             followed: AtomicBool::new(false),
             waiters: Mutex::default(),
-        })
+        }
+    }
+
+    /// For an event that is in several pipelines, which count together when it is finished.
+    pub(crate) fn shared(self, pipelines: Option<Arc<AtomicUsize>>) -> Self {
+        Self { pipelines, ..self }
+    }
+
+    /// Notes that the event is finished in this pipeline. Returns whether it is in all.
+    pub(crate) fn leave_pipeline(&self) -> bool {
+        let last = |count: &Arc<AtomicUsize>| count.fetch_sub(1, Ordering::AcqRel) == 1;
+        self.pipelines.as_ref().is_none_or(last)
     }
 
     /// Whether no delivery holds the event in memory.
@@ -69,8 +101,13 @@ impl Record {
         self.open.load(Ordering::Acquire) == 0
     }
 
+    /// How many deliveries hold the event in memory.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Acquire) as u64
+    }
+
     pub(crate) fn is_open(&self, target: usize) -> bool {
-        self.states.of(target).load(Ordering::Acquire) == OPEN
+        self.states.stand_of(target) == OPEN
     }
 
     /// Whether somebody holds a receipt of the event.
@@ -78,14 +115,28 @@ impl Record {
         self.followed.load(Ordering::Acquire)
     }
 
-    /// Whether every delivery has an outcome.
+    pub(crate) fn set_followed(&self, followed: bool) {
+        self.followed.store(followed, Ordering::Release);
+    }
+
+    /// Whether every delivery has an outcome, be it a passing one.
     pub(crate) fn is_resolved(&self) -> bool {
         self.unresolved.load(Ordering::Acquire) == 0
     }
 
     /// Whether a delivery is left to the log.
     pub(crate) fn is_left(&self, target: usize) -> bool {
-        self.states.of(target).load(Ordering::Acquire) == LEFT
+        self.states.stand_of(target) == LEFT
+    }
+
+    /// Whether some delivery is left to the log.
+    pub(crate) fn is_any_left(&self) -> bool {
+        (0..self.targets.len()).any(|target| self.is_left(target))
+    }
+
+    /// Whether a delivery was not made, as its subscription went.
+    pub(crate) fn is_stopped(&self, target: usize) -> bool {
+        self.states.stand_of(target) == STOPPED
     }
 
     /// Which target a subscription is.
@@ -97,29 +148,50 @@ impl Record {
 
     /// Leaves a delivery to the log. Returns whether the event is finished by that.
     pub(crate) fn leave(&self, target: usize) -> bool {
-        let was = self.states.of(target).swap(LEFT, Ordering::AcqRel);
-        was == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+        // Set and not replaced: why the delivery rests stays known.
+        let was = self.states.of(target).fetch_or(LEFT, Ordering::AcqRel);
+        was & STAND == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Notes a delivery's outcome, still to be [told](Self::tell). Returns whether the event is finished by that.
+    /// Notes a delivery's outcome, still to be [told](Self::tell). Returns whether the event is
+    /// finished by that.
     pub(crate) fn resolve(&self, target: usize, outcome: DeliveryOutcome) -> bool {
         let code = match outcome {
             DeliveryOutcome::Handled => HANDLED,
             DeliveryOutcome::Skipped => SKIPPED,
             DeliveryOutcome::Dead => DEAD,
-            DeliveryOutcome::Stopped => STOPPED,
+            DeliveryOutcome::Stopped | DeliveryOutcome::Parked | DeliveryOutcome::Paused => STOPPED,
         };
         let was = self.states.of(target).swap(code, Ordering::AcqRel);
         if was <= LEFT {
             self.unresolved.fetch_sub(1, Ordering::AcqRel);
         }
-        was == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+        was & STAND == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Notes, still to be [told](Self::tell), why a delivery rests.
+    pub(crate) fn rest(&self, target: usize, why: Rest) {
+        let why = match why {
+            Rest::Parked => PARKED,
+            Rest::Paused => PAUSED,
+        };
+        if self.states.of(target).fetch_or(why, Ordering::AcqRel) <= LEFT {
+            self.unresolved.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that a delivery rests no more.
+    pub(crate) fn go_on(&self, target: usize) {
+        let was = self.states.of(target).fetch_and(STAND, Ordering::AcqRel);
+        if was & STAND <= LEFT && was > LEFT {
+            self.unresolved.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Resolves whatever is still open or left: the bus has stopped.
     pub(crate) fn stop(&self) {
         for target in 0..self.targets.len() {
-            if self.states.of(target).load(Ordering::Acquire) <= LEFT {
+            if self.states.stand_of(target) <= LEFT {
                 self.resolve(target, DeliveryOutcome::Stopped);
             }
         }
@@ -132,33 +204,51 @@ impl Record {
         if !self.is_resolved() {
             return;
         }
-        let waiters = std::mem::take(&mut *unpoisoned(&self.waiters));
-        waiters.into_iter().for_each(Waker::wake);
+        let waiters = std::mem::take(&mut *lock(&self.waiters));
+        waiters.into_iter().for_each(wake);
     }
 
-    fn outcomes(&self) -> Option<Handled> {
+    /// The name and the outcome of every delivery, once all have one.
+    pub(crate) fn outcomes(&self) -> Option<Vec<(Arc<str>, DeliveryOutcome)>> {
         if !self.is_resolved() {
             return None;
         }
-        let outcome = |target| match self.states.of(target).load(Ordering::Acquire) {
-            HANDLED => DeliveryOutcome::Handled,
-            SKIPPED => DeliveryOutcome::Skipped,
-            DEAD => DeliveryOutcome::Dead,
-            _ => DeliveryOutcome::Stopped,
+        let outcome = |target| {
+            let state = self.states.of(target).load(Ordering::Acquire);
+            match state & STAND {
+                HANDLED => DeliveryOutcome::Handled,
+                SKIPPED => DeliveryOutcome::Skipped,
+                DEAD => DeliveryOutcome::Dead,
+                STOPPED => DeliveryOutcome::Stopped,
+                _ if state & PARKED != 0 => DeliveryOutcome::Parked,
+                _ => DeliveryOutcome::Paused,
+            }
         };
         let names = self.targets.iter().map(|target| Arc::clone(target.name()));
-        Some(Handled {
-            outcomes: names.zip((0..self.targets.len()).map(outcome)).collect(),
-        })
+        Some(names.zip((0..self.targets.len()).map(outcome)).collect())
     }
 
-    fn poll_handled(&self, waker: &Waker) -> Poll<Handled> {
-        if let Some(handled) = self.outcomes() {
-            return Poll::Ready(handled);
+    /// The same, or the waker is told when they are there.
+    pub(crate) fn poll_outcomes(&self, waker: &Waker) -> Poll<Vec<(Arc<str>, DeliveryOutcome)>> {
+        if let Some(outcomes) = self.outcomes() {
+            return Poll::Ready(outcomes);
         }
         wait(&self.waiters, waker);
         // The last outcome may have come before the waker was in its place.
         self.outcomes().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// A record is the receipt's side too, of an event that is in one pipeline.
+impl Handling for Record {
+    fn handled(self: Arc<Self>) -> BoxFuture<'static, Result<Handled, WaitError>> {
+        Box::pin(std::future::poll_fn(move |cx| {
+            if inside::is_inside(self.bus) && !self.is_resolved() {
+                return Poll::Ready(Err(WaitError::InsideHandler));
+            }
+            self.poll_outcomes(cx.waker())
+                .map(|outcomes| Ok(Handled { outcomes }))
+        }))
     }
 }
 
@@ -185,104 +275,16 @@ impl States {
             .get(target)
             .unwrap_or_else(|| &self.more[target - INLINE])
     }
-}
 
-/// A receipt's side of a record; the record may come later, when the event is read from the log.
-pub(crate) struct Followed {
-    bus: BusId,
-    record: OnceLock<Arc<Record>>,
-    early: Mutex<Vec<Waker>>,
-    /// The bus that awaits the event, and the event, where it was left to the log.
-    awaited: Option<(Weak<Engine>, Arc<EventEnvelope>)>,
-}
-
-impl Followed {
-    pub(crate) fn new(bus: BusId, record: Arc<Record>) -> Arc<Self> {
-        record.followed.store(true, Ordering::Release);
-        Arc::new(Self {
-            bus,
-            record: record.into(),
-            early: Mutex::default(),
-            awaited: None,
-        })
-    }
-
-    /// For an event that is left to the log.
-    pub(crate) fn awaiting(
-        bus: BusId,
-        engine: Weak<Engine>,
-        event: Arc<EventEnvelope>,
-    ) -> Arc<Self> {
-        let awaited = Some((engine, event));
-        Arc::new(Self {
-            bus,
-            record: OnceLock::new(),
-            early: Mutex::default(),
-            awaited,
-        })
-    }
-
-    /// Gives the record of the event, now that it was read from the log.
-    pub(crate) fn found(&self, record: &Arc<Record>) {
-        record.followed.store(true, Ordering::Release);
-        let _ = self.record.set(Arc::clone(record));
-        let early = std::mem::take(&mut *unpoisoned(&self.early));
-        early.into_iter().for_each(Waker::wake);
-    }
-
-    /// The event, where it was left to the log.
-    pub(crate) fn event(&self) -> Option<&Arc<EventEnvelope>> {
-        self.awaited.as_ref().map(|(_, event)| event)
-    }
-
-    fn poll(&self, waker: &Waker) -> Poll<Handled> {
-        if self.record.get().is_none() {
-            wait(&self.early, waker);
-        }
-        // The record may have come before the waker was in its place.
-        self.record
-            .get()
-            .map_or(Poll::Pending, |record| record.poll_handled(waker))
-    }
-
-    fn is_settled(&self) -> bool {
-        self.record
-            .get()
-            .is_some_and(|record| record.outcomes().is_some())
-    }
-}
-
-impl Handling for Followed {
-    fn handled(self: Arc<Self>) -> BoxFuture<'static, Result<Handled, WaitError>> {
-        Box::pin(std::future::poll_fn(move |cx| {
-            if inside::is_inside(self.bus) && !self.is_settled() {
-                return Poll::Ready(Err(WaitError::InsideHandler));
-            }
-            self.poll(cx.waker()).map(Ok)
-        }))
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        if let Some(record) = self.record.get() {
-            record.followed.store(false, Ordering::Release);
-        } else if let Some((engine, event)) = &self.awaited
-            && let Some(engine) = engine.upgrade()
-        {
-            engine.no_longer_awaited(event);
-        }
+    fn stand_of(&self, target: usize) -> u8 {
+        self.of(target).load(Ordering::Acquire) & STAND
     }
 }
 
 /// Adds a waker, once however often its task polls.
-fn wait(waiters: &Mutex<Vec<Waker>>, waker: &Waker) {
-    let mut waiters = unpoisoned(waiters);
+pub(crate) fn wait(waiters: &Mutex<Vec<Waker>>, waker: &Waker) {
+    let mut waiters = lock(waiters);
     if !waiters.iter().any(|other| other.will_wake(waker)) {
         waiters.push(waker.clone());
     }
-}
-
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,46 +1,78 @@
 //! The subscriptions of a bus, by what they want and in the order in which they get it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use domain_events::{
-    EventRegistry, Position, Progress, SubscribeError, Subscription, SubscriptionId,
+    EventRegistry, NewEvent, Position, Progress, SubscribeError, Subscription, SubscriptionId,
 };
 use hashbrown::HashMap;
 use tokio::sync::Notify;
 
-use crate::meters::SubscriptionMeters;
+use crate::{
+    meters::Meters,
+    pipeline::PipelineId,
+    seat::{Seat, Seats},
+    sync::AtomicBool,
+};
 
 /// A subscription of a bus, with its figures.
 pub(crate) struct Subscribed {
     pub(crate) subscription: Subscription,
     /// Its number in the store; `None` on a volatile bus.
     pub(crate) id: Option<SubscriptionId>,
-    pub(crate) meters: SubscriptionMeters,
+    pub(crate) pipeline: PipelineId,
+    pub(crate) meters: Meters,
+    /// The name once more for each worker: the count of those who hold one is passed around else.
+    names: Box<[Arc<str>]>,
+    /// Unlike any other's of the process, and never 0.
+    number: usize,
+    /// Where the workers of the pipeline say what they run.
+    seats: Seats,
     removed: AtomicBool,
-    running: AtomicUsize,
+    paused: AtomicBool,
+    /// Whether somebody has ever waited for its attempts.
+    awaited: AtomicBool,
     at_rest: Notify,
 }
 
 impl Subscribed {
-    pub(crate) fn new(subscription: Subscription, id: Option<SubscriptionId>) -> Arc<Self> {
+    pub(crate) fn new(
+        subscription: Subscription,
+        id: Option<SubscriptionId>,
+        pipeline: PipelineId,
+        seats: &Seats,
+    ) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let meters = Meters::new(seats.len());
+        let names = (0..meters.sets()).map(|_| Arc::from(&**subscription.name()));
         Arc::new(Self {
+            names: names.collect(),
             subscription,
             id,
-            meters: SubscriptionMeters::default(),
+            pipeline,
+            meters,
+            number: NEXT.fetch_add(1, Ordering::Relaxed) as usize,
+            seats: Arc::clone(seats),
             removed: AtomicBool::new(false),
-            running: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             at_rest: Notify::new(),
         })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
         self.subscription.name()
+    }
+
+    /// The name, for a worker to hand out.
+    pub(crate) fn name_for(&self, worker: usize) -> Arc<str> {
+        Arc::clone(&self.names[worker % self.names.len()])
     }
 
     pub(crate) fn is_removed(&self) -> bool {
@@ -51,21 +83,45 @@ impl Subscribed {
         self.removed.store(true, Ordering::SeqCst);
     }
 
-    /// Notes that an attempt runs, for as long as the guard lives; `None` once removed.
-    pub(crate) fn begin(self: &Arc<Self>) -> Option<Running> {
-        // Count before looking, so that whoever removes and then looks sees the attempt.
-        self.running.fetch_add(1, Ordering::SeqCst);
-        let running = Running(Arc::clone(self));
-        (!self.is_removed()).then_some(running)
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
     }
 
-    /// Waits until no attempt runs.
+    /// Says whether it is paused; a step of the bus, as backlogs are counted by it.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+    }
+
+    /// Notes that a worker is about to be at it.
+    pub(crate) fn announce(&self, seat: &Seat) {
+        seat.take_up(self.number);
+    }
+
+    /// Notes that a worker is at it, for as long as the guard lives, unless no attempt may begin.
+    pub(crate) fn begin<'a>(&'a self, seat: &'a Seat) -> Begun<'a> {
+        // Say so before looking, so that whoever removes or pauses and then looks sees it.
+        self.announce(seat);
+        let running = Running {
+            subscribed: self,
+            seat,
+        };
+        if self.is_removed() {
+            Begun::Removed(running)
+        } else if self.is_paused() {
+            Begun::Paused(running)
+        } else {
+            Begun::Runs(running)
+        }
+    }
+
+    /// Waits until no worker is at it.
     pub(crate) async fn at_rest(&self) {
+        self.awaited.store(true, Ordering::SeqCst);
         loop {
             let mut rest = std::pin::pin!(self.at_rest.notified());
             // Register before looking, so that a rest in between is not missed.
             rest.as_mut().enable();
-            if self.running.load(Ordering::SeqCst) == 0 {
+            if !self.seats.iter().any(|seat| seat.is_at(self.number)) {
                 return;
             }
             rest.await;
@@ -73,13 +129,24 @@ impl Subscribed {
     }
 }
 
-/// A running attempt of a subscription.
-pub(crate) struct Running(Arc<Subscribed>);
+/// Whether an attempt may begin.
+pub(crate) enum Begun<'a> {
+    Runs(Running<'a>),
+    Removed(Running<'a>),
+    Paused(Running<'a>),
+}
 
-impl Drop for Running {
+/// A worker that is at a subscription.
+pub(crate) struct Running<'a> {
+    subscribed: &'a Subscribed,
+    seat: &'a Seat,
+}
+
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.at_rest.notify_waiters();
+        self.seat.put_down();
+        if self.subscribed.awaited.load(Ordering::SeqCst) {
+            self.subscribed.at_rest.notify_waiters();
         }
     }
 }
@@ -92,6 +159,23 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
+    /// How far who joined here has come with the log: it was given everything up to `given`, and
+    /// these of that are not finished.
+    pub(crate) fn progress(
+        &self,
+        given: Position,
+        unfinished: impl IntoIterator<Item = Position>,
+    ) -> Progress {
+        let mut unfinished: Vec<_> = unfinished.into_iter().collect();
+        unfinished.extend(self.unfinished.range(given.next()..));
+        unfinished.sort_unstable();
+        unfinished.dedup();
+        Progress {
+            through: given.max(self.through),
+            unfinished,
+        }
+    }
+
     fn wants(&self, position: Position) -> bool {
         position > self.through || self.unfinished.contains(&position)
     }
@@ -114,13 +198,16 @@ pub(crate) struct Member {
 
 pub(crate) type Targets = Arc<[Arc<Subscribed>]>;
 
+/// Who wants an event, by pipeline: highest priority first, equal ones in order of registration.
+pub(crate) type Route = Arc<[(PipelineId, Targets)]>;
+
 /// All subscriptions of a bus, highest priority first, equal ones in order of registration.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     registry: EventRegistry,
     members: Vec<Member>,
-    by_type: HashMap<&'static str, Targets>,
-    to_all: Targets,
+    by_type: HashMap<&'static str, Route>,
+    to_all: Route,
     /// Positions after this are wanted by every member that matches.
     joined_through: Position,
 }
@@ -129,11 +216,7 @@ impl Subscriptions {
     /// Checks that `subscription` can work and that its name is free.
     pub(crate) fn check(&mut self, subscription: &Subscription) -> Result<(), SubscribeError> {
         let name = subscription.name();
-        if self
-            .members
-            .iter()
-            .any(|member| member.subscribed.name() == name)
-        {
+        if self.named(name).is_some() {
             return Err(SubscribeError::DuplicateName(Arc::clone(name)));
         }
         subscription
@@ -164,11 +247,13 @@ impl Subscriptions {
         Some(member)
     }
 
-    /// Makes the members pass over what they have been given, up to `given`.
-    pub(crate) fn pass_over_through(&mut self, given: Position) {
-        for Member { joined, .. } in &mut self.members {
-            joined.through = joined.through.max(given);
-            joined.unfinished = joined.unfinished.split_off(&given.next());
+    /// Makes the members of a pipeline pass over what they have been given, up to `given`.
+    pub(crate) fn pass_over_through(&mut self, pipeline: PipelineId, given: Position) {
+        for Member { subscribed, joined } in &mut self.members {
+            if subscribed.pipeline == pipeline {
+                joined.through = joined.through.max(given);
+                joined.unfinished = joined.unfinished.split_off(&given.next());
+            }
         }
         self.joined_through = self.joined_through.max(given);
     }
@@ -177,12 +262,45 @@ impl Subscriptions {
         &self.members
     }
 
-    /// Who wants an event of this type at this place.
-    pub(crate) fn targets(&self, event_type: &str, position: Option<Position>) -> Targets {
-        let matching = self.by_type.get(event_type).unwrap_or(&self.to_all);
-        let Some(position) = position.filter(|&position| position <= self.joined_through) else {
-            return Arc::clone(matching);
+    pub(crate) fn of(&self, pipeline: PipelineId) -> impl Iterator<Item = &Member> {
+        let of = move |member: &&Member| member.subscribed.pipeline == pipeline;
+        self.members.iter().filter(of)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<Subscribed>> {
+        let all = self.members.iter().map(|member| &member.subscribed);
+        let mut named = all.filter(|subscribed| &**subscribed.name() == name);
+        named.next()
+    }
+
+    /// Who wants an event of this type.
+    pub(crate) fn route(&self, event_type: &str) -> &Route {
+        self.by_type.get(event_type).unwrap_or(&self.to_all)
+    }
+
+    /// How many of the events the default pipeline wants.
+    pub(crate) fn count_shared(&self, events: &[NewEvent]) -> usize {
+        let shared = |event: &&NewEvent| {
+            let mut parts = self.route(event.event_type()).iter();
+            parts.any(|(id, _)| *id == PipelineId::SHARED)
         };
+        events.iter().filter(shared).count()
+    }
+
+    /// Who wants, in one pipeline, an event of this type at this place.
+    pub(crate) fn targets(
+        &self,
+        pipeline: PipelineId,
+        event_type: &str,
+        position: Position,
+    ) -> Targets {
+        let mut parts = self.route(event_type).iter();
+        let Some((_, matching)) = parts.find(|(id, _)| *id == pipeline) else {
+            return Targets::default();
+        };
+        if position > self.joined_through {
+            return Arc::clone(matching);
+        }
         let wants = |wanted: &Arc<Subscribed>| {
             let same = |member: &&Member| Arc::ptr_eq(&member.subscribed, wanted);
             self.members
@@ -198,25 +316,30 @@ impl Subscriptions {
     }
 
     fn index(&mut self) {
-        let wanting = |event_type: Option<&str>| -> Targets {
-            let wants = |subscribed: &&Arc<Subscribed>| {
-                let wanted = subscribed.subscription.event_type();
-                wanted.is_none() || wanted == event_type
-            };
-            self.members
-                .iter()
-                .map(|member| &member.subscribed)
-                .filter(wants)
-                .cloned()
-                .collect()
-        };
         let types = self
             .members
             .iter()
             .filter_map(|member| member.subscribed.subscription.event_type());
         self.by_type = types
-            .map(|event_type| (event_type, wanting(Some(event_type))))
+            .map(|event_type| (event_type, self.wanting(Some(event_type))))
             .collect();
-        self.to_all = wanting(None);
+        self.to_all = self.wanting(None);
+    }
+
+    fn wanting(&self, event_type: Option<&str>) -> Route {
+        let mut parts: BTreeMap<PipelineId, Vec<Arc<Subscribed>>> = BTreeMap::new();
+        for Member { subscribed, .. } in &self.members {
+            let wanted = subscribed.subscription.event_type();
+            if wanted.is_none() || wanted == event_type {
+                parts
+                    .entry(subscribed.pipeline)
+                    .or_default()
+                    .push(Arc::clone(subscribed));
+            }
+        }
+        let parts = parts.into_iter();
+        parts
+            .map(|(pipeline, targets)| (pipeline, targets.into()))
+            .collect()
     }
 }

@@ -3,19 +3,27 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{engine::Engine, mailboxes::MailboxId, subscriptions::Subscribed};
+use crate::{
+    after::After,
+    engine::Engine,
+    mailboxes::MailboxId,
+    state::State,
+    subscriptions::Subscribed,
+    sync::{Mutex, lock},
+};
 
 /// A blocked subscription and when its next attempt is due.
 pub(crate) struct Due {
-    pub(crate) at: Instant,
-    pub(crate) mailbox: MailboxId,
-    pub(crate) subscribed: Arc<Subscribed>,
+    at: Instant,
+    mailbox: MailboxId,
+    /// Not what keeps the subscription, which may go before its time comes.
+    subscribed: Weak<Subscribed>,
 }
 
 impl Due {
@@ -24,7 +32,7 @@ impl Due {
         Self {
             at: far(delay),
             mailbox,
-            subscribed: Arc::clone(subscribed),
+            subscribed: Arc::downgrade(subscribed),
         }
     }
 }
@@ -44,18 +52,31 @@ struct Entry {
 /// The retries that wait for their time.
 #[derive(Default)]
 pub(crate) struct Timers {
-    heap: Mutex<(BinaryHeap<Reverse<Entry>>, u64)>,
+    heap: Mutex<Heap>,
     sooner: Notify,
+}
+
+#[derive(Default)]
+struct Heap {
+    entries: BinaryHeap<Reverse<Entry>>,
+    numbers: u64,
+    /// With so many entries, those of subscriptions that have gone are taken out.
+    clear_at: usize,
 }
 
 impl Timers {
     pub(crate) fn set(&self, due: Due) {
         let at = due.at;
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = heap.0.peek().is_none_or(|Reverse(first)| at < first.due.at);
-        heap.1 += 1;
-        let number = heap.1;
-        heap.0.push(Reverse(Entry { due, number }));
+        let mut heap = lock(&self.heap);
+        let first = heap.entries.peek().is_none_or(|Reverse(it)| at < it.due.at);
+        heap.numbers += 1;
+        let number = heap.numbers;
+        heap.entries.push(Reverse(Entry { due, number }));
+        if heap.entries.len() > heap.clear_at.max(64) {
+            let is_there = |Reverse(it): &Reverse<Entry>| it.due.subscribed.strong_count() > 0;
+            heap.entries.retain(is_there);
+            heap.clear_at = 2 * heap.entries.len();
+        }
         drop(heap);
         if first {
             self.sooner.notify_one();
@@ -63,14 +84,28 @@ impl Timers {
     }
 
     fn next_at(&self) -> Option<Instant> {
-        let heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
-        heap.0.peek().map(|Reverse(entry)| entry.due.at)
+        let heap = lock(&self.heap);
+        heap.entries.peek().map(|Reverse(entry)| entry.due.at)
     }
 
     fn pop_due(&self, now: Instant) -> Option<Due> {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
-        heap.0.peek().filter(|Reverse(entry)| entry.due.at <= now)?;
-        heap.0.pop().map(|Reverse(entry)| entry.due)
+        let mut heap = lock(&self.heap);
+        heap.entries
+            .peek()
+            .filter(|Reverse(entry)| entry.due.at <= now)?;
+        heap.entries.pop().map(|Reverse(entry)| entry.due)
+    }
+}
+
+#[cfg(all(test, shuttle))]
+impl Engine {
+    /// Makes every retry due that is set.
+    pub(crate) fn fire_timers(&self) {
+        while let Some(at) = self.timers.next_at() {
+            if let Some(due) = self.timers.pop_due(at) {
+                self.step(|state, after| state.retry_is_due(&due, after));
+            }
+        }
     }
 }
 
@@ -86,10 +121,23 @@ pub(crate) async fn run(engine: Arc<Engine>) {
                     () = tokio::time::sleep_until(at) => {}
                 }
                 while let Some(due) = engine.timers.pop_due(Instant::now()) {
-                    engine.retry_is_due(&due);
+                    engine.step(|state, after| state.retry_is_due(&due, after));
                 }
             }
         }
+    }
+}
+
+impl State {
+    fn retry_is_due(&mut self, due: &Due, after: &mut After) {
+        let Some(subscribed) = due.subscribed.upgrade() else {
+            return;
+        };
+        if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+            let ready = pipeline.mailboxes.due(due.mailbox, &subscribed);
+            pipeline.wake_workers(usize::from(ready), after);
+        }
+        after.dropped.push(Box::new(subscribed));
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    BusStatistics, DeadLetter, EventBus, NewEvent, PublishError, Receipt, StopError, StopReport,
-    StoreError, SubscribeError, Subscription, WaitError,
+    BusStatistics, DeadLetter, EventBus, EventId, LetterError, NewEvent, PublishError, Receipt,
+    StopError, StopReport, StoreError, SubscribeError, Subscription, WaitError,
 };
 use event_bus_core::InMemoryEventBus;
 use event_store_diesel::SqliteEventStore;
@@ -64,6 +64,21 @@ impl EventSystem {
         self.bus.try_publish(event.into()).await
     }
 
+    /// Publishes one event, waiting for room up to `timeout`; then gives it back in the error (P4).
+    ///
+    /// # Errors
+    /// As [`try_publish`](Self::try_publish).
+    ///
+    /// # Cancellation
+    /// A dropped future has either published the event or touched nothing.
+    pub async fn publish_timeout(
+        &self,
+        event: impl Into<NewEvent>,
+        timeout: Duration,
+    ) -> Result<Receipt, PublishError> {
+        self.bus.publish_timeout(event.into(), timeout).await
+    }
+
     /// Adds a subscription to the running system (L4).
     ///
     /// # Errors
@@ -78,8 +93,19 @@ impl EventSystem {
         self.bus.unsubscribe(name).await
     }
 
+    /// Pauses a subscription: its deliveries wait, in order, until it is [resumed](Self::resume).
+    /// Returns after its running attempts; `false` where none has the name.
+    pub async fn pause(&self, name: &str) -> bool {
+        self.bus.pause(name).await
+    }
+
+    /// Lets a paused subscription go on where it stopped. Returns whether there is one of the name.
+    pub async fn resume(&self, name: &str) -> bool {
+        self.bus.resume(name).await
+    }
+
     /// Waits until nothing is queued, running, waiting for a retry or behind in the log, and
-    /// progress is saved (L3).
+    /// progress is saved (L3). What is parked or paused does not count.
     ///
     /// # Errors
     /// From inside a handler, which it would wait for.
@@ -97,6 +123,28 @@ impl EventSystem {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.bus.dead_letters(subscription, limit).await
+    }
+
+    /// Delivers a dead letter again, with a fresh attempt count (F6); what is parked behind it goes
+    /// on after it.
+    ///
+    /// # Errors
+    /// When there is no such dead letter; and always, as yet, on a durable system.
+    pub async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError> {
+        self.bus.replay(subscription, event).await
+    }
+
+    /// Gives a dead letter up for good (F6); what is parked behind it goes on.
+    ///
+    /// # Errors
+    /// When there is no such dead letter; and always, as yet, on a durable system.
+    pub async fn discard(
+        &self,
+        subscription: &str,
+        event: EventId,
+        reason: &str,
+    ) -> Result<(), LetterError> {
+        self.bus.discard(subscription, event, reason).await
     }
 
     /// The counters of the bus at this moment.

@@ -1,22 +1,22 @@
 //! A backlog in the log: however many events wait, one row stands for them (durable, R1).
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use domain_events::{
     DeliveryChange, DeliveryOutcome, EventEnvelope, Position, Recorded, StoreError, Timestamp,
     Version, WaitingDelivery,
 };
 
-use super::{MOST_KEPT, again, make, no_longer_waiting, wait};
+use super::{First, MOST_KEPT, make, no_longer_waiting};
 use crate::{
-    attempt::Decision,
+    after::After,
+    attempt::{Decision, Given},
+    blocked::{Behind, Stand},
+    dead_letters::mourn,
     engine::{Engine, Stores, discard},
-    mailboxes::{BacklogStart, Behind},
-    pipeline::{Pipeline, Wake},
-    subscriptions::Subscribed,
+    mailboxes::BacklogStart,
+    seat::Worker,
+    state::State,
     timers::Due,
     worker::{count, dead_letter},
 };
@@ -25,11 +25,17 @@ use crate::{
 const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// Reads the aggregate's events from the first unfinished one on, and delivers them.
-pub(super) async fn deliver_all(engine: &Arc<Engine>, stores: &Stores, start: &BacklogStart) {
+pub(super) async fn deliver_all(
+    engine: &Arc<Engine>,
+    worker: &Worker,
+    stores: &Stores,
+    start: &BacklogStart,
+) {
     let Some(Here {
         version,
         through: known_through,
-    }) = here(engine, start)
+        ..
+    }) = engine.step(|state, _| state.here(start))
     else {
         return;
     };
@@ -44,242 +50,199 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, stores: &Stores, start: &B
     let mut end = (page.len() < MOST_KEPT).then_some(known_through);
     for envelope in page {
         let envelope = Arc::new(envelope);
-        let (Some(here), Some(recorded)) = (here(engine, start), envelope.recorded()) else {
+        let here = engine.step(|state, _| state.here(start));
+        let (Some(here), Some(recorded)) = (here, envelope.recorded()) else {
             return;
         };
         if recorded.position > here.through {
             end = Some(here.through);
             break;
         }
-        if start.subscribed.is_removed() {
+        if start.subscribed.is_removed() || start.subscribed.is_paused() {
+            end = None;
             break;
         }
         let mut goes_on = true;
         if start.subscribed.subscription.matches(&envelope) {
-            goes_on = deliver(engine, start, &envelope, recorded).await.is_some();
+            goes_on = deliver(engine, worker, start, &envelope, recorded, here).await;
         } else {
-            advance_in_log(engine, start, recorded, None);
+            engine.step(|state, after| state.advance_in_log(start, recorded, None, after));
         }
         discard(envelope);
         if !goes_on {
             return;
         }
     }
-    rest(engine, start, end);
+    engine.step(|state, after| state.rest_of_log(start, end, after));
 }
 
 /// Where a backlog in the log stands.
 struct Here {
     version: Version,
     through: Position,
+    repeats_through: Position,
+    first: First,
 }
 
-fn here(engine: &Engine, start: &BacklogStart) -> Option<Here> {
-    let mut pipeline = engine.lock();
-    match pipeline
-        .mailboxes
-        .blocked(start.mailbox, &start.subscribed)?
-        .behind
-    {
-        Behind::Log {
-            version, through, ..
-        } => Some(Here { version, through }),
-        Behind::Memory(_) => None,
-    }
-}
-
-/// Makes one delivery. `None` where it failed and waits for its next attempt.
+/// Makes one delivery. Returns whether the next may follow; else it failed and waits.
 async fn deliver(
     engine: &Arc<Engine>,
+    worker: &Worker,
     start: &BacklogStart,
     envelope: &Arc<EventEnvelope>,
     recorded: Recorded,
-) -> Option<()> {
+    here: Here,
+) -> bool {
     let (position, subscribed) = (recorded.position, &start.subscribed);
-    let id = subscribed.id?;
-    let (attempts, first_attempt_at, may_repeat) = {
-        let mut pipeline = engine.lock();
-        let repeats_through = pipeline.cursor.as_ref()?.repeats_through;
-        let blocked = pipeline.mailboxes.blocked(start.mailbox, subscribed)?;
-        (
-            blocked.attempts,
-            blocked.first_attempt_at,
-            position <= repeats_through,
-        )
+    let Some(id) = subscribed.id else {
+        return false;
     };
-    let now = Instant::now();
-    let made = make(
-        engine,
-        start,
+    let given = Given {
         envelope,
-        attempts,
-        first_attempt_at,
-        may_repeat,
-        now,
-    )
-    .await;
+        attempt: 1,
+        may_be_repeat: position <= here.repeats_through,
+        is_replay: false,
+    };
+    let made = make(engine, worker, subscribed, here.first, given).await;
     let (outcome, change) = match made.decision {
         Decision::Retry(delay, ref error) => {
             let waiting = WaitingDelivery {
                 position,
                 aggregate: start.aggregate.clone(),
                 attempts: made.attempt,
-                first_attempt_at: made.first_attempt_at,
+                first_attempt_at: made.first_attempt_at(),
                 due_at: Timestamp::now().after(delay),
                 last_error: error.clone(),
             };
-            wait(
-                engine,
-                start,
-                &made,
-                delay,
-                Some(DeliveryChange::Waiting(id, waiting)),
-            );
-            return None;
+            let change = Some(DeliveryChange::Waiting(id, waiting));
+            engine.step(|state, after| state.wait(start, &made, delay, change, after));
+            return false;
         }
         Decision::Done(outcome) => {
-            count(subscribed, outcome, Timestamp::now().since(recorded.at));
-            (
-                outcome,
-                (attempts > 0).then_some(DeliveryChange::Finished(id, position)),
-            )
-        }
-        Decision::GiveUp(reason, error) => {
-            let first_attempt_at = made.first_attempt_at;
-            let letter = dead_letter(
+            count(
+                worker,
                 subscribed,
-                envelope,
-                reason,
-                made.attempt,
-                first_attempt_at,
-                error,
+                outcome,
+                Timestamp::now().since(recorded.at),
             );
-            engine.mourn(subscribed, &letter);
+            let had_row = here.first.attempts > 0;
+            let finished = had_row.then_some(DeliveryChange::Finished(id, position));
+            (outcome, finished)
+        }
+        Decision::GiveUp(reason, ref error) => {
+            let began = made.first_attempt_at();
+            let error = error.clone();
+            let letter = dead_letter(subscribed, envelope, reason, made.attempt, began, error);
+            mourn(subscribed, &letter);
             (
                 DeliveryOutcome::Dead,
                 Some(DeliveryChange::Dead(id, letter)),
             )
         }
     };
-    advance_in_log(engine, start, recorded, change);
-    resolve_left(engine, position, subscribed, outcome);
-    no_longer_waiting(subscribed, attempts);
-    Some(())
+    engine.step(|state, after| {
+        state.advance_in_log(start, recorded, change, after);
+        let pipeline = state.pipelines.get_mut(subscribed.pipeline);
+        if let Some(cursor) = pipeline.and_then(|it| it.cursor.as_mut()) {
+            let record = cursor.resolve_left(position, subscribed, outcome);
+            after.told.extend(record);
+        }
+    });
+    no_longer_waiting(subscribed, here.first.attempts);
+    true
 }
 
-fn resolve_left(
-    engine: &Engine,
-    position: Position,
-    subscribed: &Arc<Subscribed>,
-    outcome: DeliveryOutcome,
-) {
-    let tell = |pipeline: &mut Pipeline| {
-        pipeline
-            .cursor
-            .as_mut()
-            .and_then(|cursor| cursor.resolve_left(position, subscribed, outcome))
-    };
-    let record = tell(&mut engine.lock());
-    if let Some(record) = record {
-        record.tell();
-        discard(record);
+impl State {
+    fn here(&mut self, start: &BacklogStart) -> Option<Here> {
+        let pipeline = self.pipelines.get_mut(start.subscribed.pipeline)?;
+        let repeats_through = pipeline.cursor.as_ref()?.repeats_through;
+        let blocked = pipeline
+            .mailboxes
+            .blocked(start.mailbox, &start.subscribed)?;
+        let Behind::Log {
+            version, through, ..
+        } = blocked.behind
+        else {
+            return None;
+        };
+        Some(Here {
+            version,
+            through,
+            repeats_through,
+            first: First::of(blocked),
+        })
     }
-}
 
-/// Moves on behind a delivery. What is to be committed of it moves the row in the same commit, so
-/// that a delivery is never both over and blocked (R1).
-fn advance_in_log(
-    engine: &Engine,
-    start: &BacklogStart,
-    done: Recorded,
-    change: Option<DeliveryChange>,
-) {
-    let mut pipeline = engine.lock();
-    let Pipeline {
-        mailboxes,
-        cursor: Some(cursor),
-        ..
-    } = &mut *pipeline
-    else {
-        return;
-    };
-    let Some(blocked) = mailboxes.blocked(start.mailbox, &start.subscribed) else {
-        return;
-    };
-    blocked.attempts = 0;
-    if let Behind::Log { from, version, .. } = &mut blocked.behind {
-        (*from, *version) = (done.position.next(), done.version.next());
+    /// Moves on behind a delivery. What is to be committed of it moves the row in the same commit,
+    /// so that a delivery is never both over and blocked (R1).
+    fn advance_in_log(
+        &mut self,
+        start: &BacklogStart,
+        done: Recorded,
+        change: Option<DeliveryChange>,
+        after: &mut After,
+    ) {
+        let Some(blocked) = self.backlog(start) else {
+            return;
+        };
+        blocked.attempts = 0;
+        if let Behind::Log { from, version, .. } = &mut blocked.behind {
+            (*from, *version) = (done.position.next(), done.version.next());
+        }
+        if change.is_some() {
+            let row = blocked.row(&start.aggregate);
+            self.unsaved.change(change.into_iter().chain(row), None);
+            after.saver = true;
+        }
     }
-    let saver = change.is_some();
-    if saver {
+
+    /// Ends the block where everything passed over is done, else gives others their turn. `end` is
+    /// how far the aggregate was passed over when no more of its events were found up to there.
+    fn rest_of_log(&mut self, start: &BacklogStart, end: Option<Position>, after: &mut After) {
+        let Some(id) = start.subscribed.id else {
+            return;
+        };
+        let Some(blocked) = self.backlog(start) else {
+            return;
+        };
+        let Behind::Log { from, through, .. } = blocked.behind else {
+            return;
+        };
+        let is_done = from > through || end == Some(through);
         let row = blocked.row(&start.aggregate);
-        cursor.change(change.into_iter().chain(row), None);
-    }
-    drop(pipeline);
-    engine.wake(Wake {
-        saver,
-        ..Wake::default()
-    });
-}
-
-/// Ends the block where everything passed over is done, else gives others their turn. `end` is how
-/// far the aggregate was passed over when no more of its events were found up to there.
-fn rest(engine: &Engine, start: &BacklogStart, end: Option<Position>) {
-    let Some(id) = start.subscribed.id else {
-        return;
-    };
-    let mut pipeline = engine.lock();
-    let Pipeline {
-        mailboxes,
-        cursor: Some(cursor),
-        ..
-    } = &mut *pipeline
-    else {
-        return;
-    };
-    let Some(blocked) = mailboxes.blocked(start.mailbox, &start.subscribed) else {
-        return;
-    };
-    let Behind::Log { from, through, .. } = blocked.behind else {
-        return;
-    };
-    let is_done = from > through || end == Some(through);
-    let row = blocked.row(&start.aggregate);
-    if is_done {
-        mailboxes.unblock(start.mailbox, &start.subscribed);
-        cursor.change(
-            [DeliveryChange::Unblocked(id, start.aggregate.clone())],
-            None,
-        );
-    } else {
-        cursor.change(row, None);
-    }
-    drop(pipeline);
-    engine.wake(Wake {
-        saver: true,
-        quiet: is_done,
-        ..Wake::default()
-    });
-    if !is_done {
-        again(engine, start);
+        after.saver = true;
+        if !is_done {
+            self.unsaved.change(row, None);
+            return self.again(start, after);
+        }
+        if let Some(pipeline) = self.pipelines.get_mut(start.subscribed.pipeline) {
+            let mailboxes = &mut pipeline.mailboxes;
+            mailboxes.unblock(start.mailbox, &start.subscribed);
+        }
+        let unblocked = DeliveryChange::Unblocked(id, start.aggregate.clone());
+        self.unsaved.change([unblocked], None);
+        after.quiet = true;
     }
 }
 
 fn after_fault(engine: &Engine, start: &BacklogStart, error: &StoreError) {
-    let name = start.subscribed.name();
+    let BacklogStart {
+        mailbox,
+        subscribed,
+        aggregate,
+    } = start;
+    let name = subscribed.name();
     ::log::error!(
-        "backlog not read, tried again in {AFTER_FAULT:?}: subscription={name} aggregate={}: {error}",
-        start.aggregate
+        "backlog not read, tried again in {AFTER_FAULT:?}: subscription={name} aggregate={aggregate}: {error}",
     );
-    engine
-        .lock()
-        .mailboxes
-        .wait(start.mailbox, &start.subscribed);
-    engine
-        .timers
-        .set(Due::after(AFTER_FAULT, start.mailbox, &start.subscribed));
-    engine.wake(Wake {
-        quiet: true,
-        ..Wake::default()
+    engine.step(|state, after| {
+        if let Some(pipeline) = state.pipelines.get_mut(subscribed.pipeline) {
+            let mailboxes = &mut pipeline.mailboxes;
+            mailboxes.set_stand(*mailbox, subscribed, Stand::Waiting);
+        }
+        after
+            .due
+            .push(Due::after(AFTER_FAULT, *mailbox, subscribed));
+        after.quiet = true;
     });
 }

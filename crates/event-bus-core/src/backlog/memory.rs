@@ -1,98 +1,136 @@
 //! A backlog in memory: the events themselves wait (volatile).
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use domain_events::Timestamp;
+use domain_events::DeliveryOutcome;
 
-use super::{MOST_KEPT, again, make, no_longer_waiting, wait};
+use super::{First, MOST_KEPT, make, no_longer_waiting};
 use crate::{
-    attempt::Decision,
+    after::After,
+    attempt::{Decision, Given},
+    blocked::{Behind, Stand},
+    dead_letters::mourn,
     engine::{Engine, discard},
-    mailboxes::{BacklogStart, Behind},
+    mailboxes::BacklogStart,
     record::Record,
+    seat::Worker,
+    state::State,
     worker::{count, dead_letter},
 };
 
 /// Delivers the events that wait, from the first on.
-pub(super) async fn deliver_all(engine: &Arc<Engine>, start: &BacklogStart) {
+pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &BacklogStart) {
+    let subscribed = &start.subscribed;
     for _ in 0..MOST_KEPT {
-        if start.subscribed.is_removed() {
+        if subscribed.is_removed() || subscribed.is_paused() {
             break;
         }
-        let Some((record, attempts, first_attempt_at)) = first_in_memory(engine, start) else {
+        let Some((record, first)) = engine.step(|state, after| state.first(start, after)) else {
             return;
         };
-        let Some(target) = record.target(&start.subscribed) else {
+        let Some(target) = record.target(subscribed) else {
             return;
         };
-        let now = Instant::now();
-        let made = make(
-            engine,
-            start,
-            &record.envelope,
-            attempts,
-            first_attempt_at,
-            false,
-            now,
-        )
-        .await;
-        match made.decision {
-            Decision::Retry(delay, _) => return wait(engine, start, &made, delay, None),
-            Decision::Done(outcome) => {
-                advance_in_memory(engine, start, attempts);
-                let since_publish = made.end.saturating_duration_since(record.accepted_at);
-                count(&start.subscribed, outcome, since_publish);
-                engine.resolve(&record, target, outcome);
+        let made = make(engine, worker, subscribed, first, Given::of(&record)).await;
+        let goes_on = match made.decision {
+            Decision::Retry(delay, _) => {
+                return engine.step(|state, after| state.wait(start, &made, delay, None, after));
             }
-            Decision::GiveUp(reason, error) => {
-                let subscribed = &start.subscribed;
+            Decision::Done(outcome) => {
+                count(worker, subscribed, outcome, made.end - record.accepted_at);
+                engine.step(|state, after| {
+                    state.done(start, &record, target, outcome, after);
+                    state.advance(start, after)
+                })
+            }
+            Decision::GiveUp(reason, ref error) => {
+                let began = made.first_attempt_at();
+                let error = error.clone();
                 let letter = dead_letter(
                     subscribed,
                     &record.envelope,
                     reason,
                     made.attempt,
-                    made.first_attempt_at,
+                    began,
                     error,
                 );
-                advance_in_memory(engine, start, attempts);
-                engine.give_up(letter, &record, target);
+                mourn(subscribed, &letter);
+                engine.step(|state, after| {
+                    state.pop_first(start);
+                    state.give_up(start.mailbox, letter, &record, target, after);
+                    state.advance(start, after)
+                })
             }
-        }
+        };
         discard(record);
+        if !goes_on {
+            return;
+        }
     }
-    again(engine, start);
+    engine.step(|state, after| state.again(start, after));
 }
 
-fn first_in_memory(engine: &Engine, start: &BacklogStart) -> Option<(Arc<Record>, u32, Timestamp)> {
-    let mut pipeline = engine.lock();
-    let blocked = pipeline
-        .mailboxes
-        .blocked(start.mailbox, &start.subscribed)?;
-    let Behind::Memory(behind) = &blocked.behind else {
-        return None;
-    };
-    Some((
-        Arc::clone(behind.front()?),
-        blocked.attempts,
-        blocked.first_attempt_at,
-    ))
-}
+impl State {
+    /// The first delivery; the block ends where there is none.
+    fn first(&mut self, start: &BacklogStart, after: &mut After) -> Option<(Arc<Record>, First)> {
+        let blocked = self.backlog(start)?;
+        let Behind::Memory(behind) = &blocked.behind else {
+            return None;
+        };
+        if let Some(record) = behind.front() {
+            return Some((Arc::clone(record), First::of(blocked)));
+        }
+        self.advance(start, after);
+        None
+    }
 
-/// Moves on to the next delivery; the block ends with the last one.
-fn advance_in_memory(engine: &Engine, start: &BacklogStart, attempts: u32) {
-    let mut pipeline = engine.lock();
-    let mailboxes = &mut pipeline.mailboxes;
-    let Some(blocked) = mailboxes.blocked(start.mailbox, &start.subscribed) else {
-        return;
-    };
-    blocked.attempts = 0;
-    let Behind::Memory(behind) = &mut blocked.behind else {
-        return;
-    };
-    let ended = behind.pop_front();
-    let is_empty = behind.is_empty();
-    let unblocked = is_empty.then(|| mailboxes.unblock(start.mailbox, &start.subscribed));
-    drop(pipeline);
-    drop((ended, unblocked));
-    no_longer_waiting(&start.subscribed, attempts);
+    /// Ends the first delivery with its outcome.
+    fn done(
+        &mut self,
+        start: &BacklogStart,
+        record: &Arc<Record>,
+        target: usize,
+        outcome: DeliveryOutcome,
+        after: &mut After,
+    ) {
+        self.pop_first(start);
+        if record.resolve(target, outcome) {
+            self.finish(start.subscribed.pipeline, record, after);
+            self.admit(after);
+        }
+        after.tell(Arc::clone(record));
+    }
+
+    fn pop_first(&mut self, start: &BacklogStart) {
+        let Some(blocked) = self.backlog(start) else {
+            return;
+        };
+        let attempts = std::mem::take(&mut blocked.attempts);
+        if let Behind::Memory(behind) = &mut blocked.behind {
+            // The worker holds the record, so that nothing of the user's is dropped here.
+            behind.pop_front();
+        }
+        no_longer_waiting(&start.subscribed, attempts);
+    }
+
+    /// Whether the backlog goes on at once: not where it is parked, and it ends with the last
+    /// delivery.
+    fn advance(&mut self, start: &BacklogStart, after: &mut After) -> bool {
+        let Some(blocked) = self.backlog(start) else {
+            return false;
+        };
+        if matches!(blocked.stand(), Stand::Parked(_)) {
+            return false;
+        }
+        if let Some(by) = blocked.parked_again.take() {
+            return self.park_again(start, by, after);
+        }
+        let is_over = blocked.is_empty();
+        if is_over && let Some(pipeline) = self.pipelines.get_mut(start.subscribed.pipeline) {
+            let mailboxes = &mut pipeline.mailboxes;
+            mailboxes.unblock(start.mailbox, &start.subscribed);
+            after.quiet = true;
+        }
+        !is_over
+    }
 }

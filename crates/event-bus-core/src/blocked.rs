@@ -1,0 +1,222 @@
+//! A subscription that is blocked on an aggregate, and its *backlog*: what it has not handled.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use domain_events::{
+    AggregateRef, BlockedAggregate, DeliveryChange, EventId, Position, Timestamp, Urgency, Version,
+};
+use tokio::time::Instant;
+
+use crate::{
+    record::{Record, Rest},
+    subscriptions::Subscribed,
+};
+
+/// What a blocked subscription has not handled of an aggregate, the first delivery first. Rounds
+/// pass the subscription over until the backlog is worked off, alone and in order.
+pub(crate) struct Blocked {
+    pub(crate) subscribed: Arc<Subscribed>,
+    pub(crate) behind: Behind,
+    /// Attempts made of the first delivery, and when the first of them began.
+    pub(crate) attempts: u32,
+    pub(crate) began: Instant,
+    pub(crate) stand: Stand,
+    /// The dead letter behind which it is parked again once the first delivery is over, which is a
+    /// replay of an older one.
+    pub(crate) parked_again: Option<EventId>,
+}
+
+/// Where a backlog is.
+pub(crate) enum Behind {
+    /// In memory (volatile).
+    Memory(VecDeque<Arc<Record>>),
+    /// In the log: the aggregate's events from one position through another (durable).
+    Log {
+        from: Position,
+        version: Version,
+        through: Position,
+    },
+}
+
+/// What a backlog waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stand {
+    /// The time of the next attempt.
+    Waiting,
+    /// The end of the run that the aggregate is in.
+    AfterRun,
+    /// A worker.
+    Ready,
+    /// Nothing: a worker is at it.
+    Running,
+    /// Its subscription to be resumed; the next attempt is due.
+    Held,
+    /// The dead letter of this event, before it, to be replayed or discarded (F5).
+    Parked(EventId),
+}
+
+impl Blocked {
+    pub(crate) fn new(subscribed: &Arc<Subscribed>, behind: Behind, stand: Stand) -> Self {
+        Self {
+            subscribed: Arc::clone(subscribed),
+            behind,
+            attempts: 0,
+            began: Instant::now(),
+            stand,
+            parked_again: None,
+        }
+    }
+
+    /// After a first attempt that began then, and failed.
+    pub(crate) fn attempted(self, attempts: u32, began: Instant) -> Self {
+        Self {
+            attempts,
+            began,
+            ..self
+        }
+    }
+
+    pub(crate) fn stand(&self) -> Stand {
+        self.stand
+    }
+
+    /// Whether nothing of it is in memory.
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.behind {
+            Behind::Memory(records) => records.is_empty(),
+            Behind::Log { .. } => false,
+        }
+    }
+
+    /// Adds the replay of a dead letter. Returns whether the backlog is to go on for it.
+    pub(crate) fn replay(&mut self, record: Arc<Record>) -> bool {
+        let event = record.envelope.id();
+        let Behind::Memory(records) = &mut self.behind else {
+            return false;
+        };
+        match (self.stand, self.parked_again) {
+            // What is parked waits for it, or for a newer one: it goes before both.
+            (Stand::Parked(by), _) => {
+                self.parked_again = (by != event).then_some(by);
+                self.attempts = 0;
+                records.push_front(record);
+                true
+            }
+            // The same, and an older one is being replayed.
+            (_, Some(by)) if by == event => {
+                self.parked_again = None;
+                records.insert(records.len().min(1), record);
+                false
+            }
+            _ => {
+                records.push_back(record);
+                records.len() == 1
+            }
+        }
+    }
+
+    /// Forgets the dead letter of an event. Returns whether the backlog is to go on.
+    pub(crate) fn discard(&mut self, event: EventId) -> bool {
+        if self.parked_again == Some(event) {
+            self.parked_again = None;
+        }
+        if self.stand != Stand::Parked(event) {
+            return false;
+        }
+        if let Some(by) = self.parked_again.take() {
+            self.stand = Stand::Parked(by);
+        }
+        self.stand == Stand::Parked(event)
+    }
+
+    /// When the first attempt of the first delivery began.
+    pub(crate) fn first_attempt_at(&self) -> Timestamp {
+        before(self.began.elapsed())
+    }
+
+    /// The row that stands for it; `None` on a volatile bus.
+    pub(crate) fn row(&self, aggregate: &AggregateRef) -> Option<DeliveryChange> {
+        let Behind::Log { from, version, .. } = self.behind else {
+            return None;
+        };
+        let row = BlockedAggregate {
+            aggregate: aggregate.clone(),
+            from,
+            version,
+        };
+        Some(DeliveryChange::Blocked(self.subscribed.id?, row))
+    }
+
+    /// Whether it goes on without anybody acting; else it does not count as something to be done.
+    pub(crate) fn is_active(&self) -> bool {
+        match self.stand {
+            Stand::Held | Stand::Parked(_) => false,
+            Stand::Waiting => !self.subscribed.is_paused(),
+            Stand::AfterRun | Stand::Ready | Stand::Running => true,
+        }
+    }
+
+    /// Why its deliveries rest, if they do.
+    pub(crate) fn rests(&self) -> Option<Rest> {
+        if matches!(self.stand, Stand::Parked(_)) {
+            Some(Rest::Parked)
+        } else if self.subscribed.is_paused() {
+            Some(Rest::Paused)
+        } else {
+            None
+        }
+    }
+
+    /// The urgency of the most urgent event in memory.
+    pub(crate) fn urgency(&self) -> Urgency {
+        match &self.behind {
+            Behind::Memory(records) => {
+                let urgencies = records.iter().map(|record| record.envelope.urgency());
+                urgencies.max().unwrap_or(Urgency::Normal)
+            }
+            Behind::Log { .. } => Urgency::Normal,
+        }
+    }
+
+    /// Notes in its records in memory that they rest, or rest no more. Returns those whose receipts
+    /// are to be told.
+    pub(crate) fn note_rest(&self) -> Vec<Arc<Record>> {
+        let Behind::Memory(records) = &self.behind else {
+            return Vec::new();
+        };
+        let mut told = Vec::new();
+        for record in records {
+            let Some(target) = record.target(&self.subscribed) else {
+                continue;
+            };
+            match self.rests() {
+                Some(why) => {
+                    record.rest(target, why);
+                    told.push(Arc::clone(record));
+                }
+                None => record.go_on(target),
+            }
+        }
+        told
+    }
+}
+
+impl Behind {
+    pub(crate) fn push(&mut self, record: &Arc<Record>) {
+        match self {
+            Self::Memory(records) => records.push_back(Arc::clone(record)),
+            Self::Log { through, .. } => {
+                *through = record
+                    .envelope
+                    .position()
+                    .map_or(*through, |at| at.max(*through));
+            }
+        }
+    }
+}
+
+/// The moment this long ago.
+pub(crate) fn before(age: std::time::Duration) -> Timestamp {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros(Timestamp::now().as_micros().saturating_sub(age))
+}

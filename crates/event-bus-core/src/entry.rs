@@ -1,0 +1,145 @@
+//! Taking volatile events in: into every pipeline that wants them, or into none.
+
+use std::sync::Arc;
+
+use domain_events::{EventEnvelope, Handling, Receipt};
+use tokio::time::Instant;
+
+use crate::{
+    admission::{Arriving, Needs, Wanted},
+    after::After,
+    followed::Followed,
+    pipeline::PipelineId,
+    record::{Marks, Record},
+    state::State,
+    subscriptions::Subscriptions,
+    sync::AtomicUsize,
+};
+
+/// How events come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From outside, waiting for room.
+    Wait,
+    /// From outside, if there is room.
+    Try,
+    /// From a handler.
+    Inside,
+}
+
+/// What became of events that were to come in.
+pub(crate) enum Entry {
+    In(Vec<Receipt>),
+    /// They wait under this ticket for room in a pipeline that holds so many.
+    Waits(u64, usize),
+    /// The pipeline that is full holds so many.
+    Full(usize, Vec<Arriving>),
+    /// They never fit into a pipeline, which holds so many.
+    TooLarge(usize),
+    Closed,
+}
+
+impl State {
+    /// Takes volatile events in, all or none, where there is room for them.
+    pub(crate) fn enter(&mut self, events: Vec<Arriving>, way: Way, after: &mut After) -> Entry {
+        if self.is_closed || (self.is_stopping && way != Way::Inside) {
+            after.dropped.push(Box::new(events));
+            return Entry::Closed;
+        }
+        let needs = needs(&self.subscriptions, &events);
+        if let Some(capacity) = self.pipelines.too_small_for(&needs) {
+            after.dropped.push(Box::new(events));
+            return Entry::TooLarge(capacity);
+        }
+        let room = |(id, count)| Some((&self.pipelines.get(id)?.room, count));
+        let full = needs.iter().filter_map(room).find(|(room, count)| {
+            let fits = match way {
+                Way::Inside => room.fits_inside(*count),
+                Way::Wait | Way::Try => room.fits(*count),
+            };
+            !fits
+        });
+        let full = full.map(|(room, _)| room.capacity());
+        let full = full.or_else(|| {
+            // Nobody who waits is overtaken; what they wait for is all but taken.
+            let waits = way != Way::Inside
+                && self
+                    .waiters
+                    .are_ahead_of(&needs, |id, count| self.pipelines.fits(id, count));
+            let (room, _) = needs.iter().find_map(room).filter(|_| waits)?;
+            Some(room.capacity())
+        });
+        match full {
+            None => Entry::In(self.accept_all(events, after)),
+            Some(capacity) if way == Way::Wait => {
+                let ticket = self.waiters.push(needs, Wanted::Events(events));
+                Entry::Waits(ticket, capacity)
+            }
+            Some(capacity) => Entry::Full(capacity, events),
+        }
+    }
+
+    pub(crate) fn accept_all(&mut self, events: Vec<Arriving>, after: &mut After) -> Vec<Receipt> {
+        let now = Instant::now();
+        let accept = |Arriving { envelope, .. }: Arriving| {
+            let id = envelope.id();
+            Receipt::new(id, None, false, self.accept(&envelope, now, after))
+        };
+        events.into_iter().map(accept).collect()
+    }
+
+    /// Puts a volatile event into the pipelines that want it. An event that nobody wants is done by
+    /// that (D7).
+    fn accept(
+        &mut self,
+        envelope: &Arc<EventEnvelope>,
+        now: Instant,
+        after: &mut After,
+    ) -> Arc<dyn Handling> {
+        let Self {
+            bus,
+            subscriptions,
+            pipelines,
+            figures,
+            ..
+        } = self;
+        figures.accepted += 1;
+        let route = subscriptions.route(envelope.event_type());
+        if route.is_empty() {
+            figures.finished += 1;
+            after.dropped.push(Box::new(Arc::clone(envelope)));
+            return Followed::new(*bus, []);
+        }
+        figures.in_flight += 1;
+        let shared = (route.len() > 1).then(|| Arc::new(AtomicUsize::new(route.len())));
+        let marks = Marks {
+            has_room: true,
+            ..Marks::default()
+        };
+        let mut put = |(id, targets): &(PipelineId, _)| {
+            let (envelope, targets) = (Arc::clone(envelope), Arc::clone(targets));
+            let record = Record::new(*bus, envelope, targets, now, marks);
+            let record = Arc::new(record.shared(shared.clone()));
+            if let Some(pipeline) = pipelines.get_mut(*id) {
+                pipeline.room.take(1);
+                pipeline.push(Arc::clone(&record), after);
+            }
+            record
+        };
+        match &**route {
+            [only] => put(only),
+            all => Followed::new(*bus, all.iter().map(put).collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// How many places the events need of each pipeline (P4): none where nobody wants them (D7).
+pub(crate) fn needs(subscriptions: &Subscriptions, events: &[Arriving]) -> Needs {
+    let mut needs = Needs::default();
+    for Arriving { envelope, .. } in events {
+        for (pipeline, _) in subscriptions.route(envelope.event_type()).iter() {
+            needs.add(*pipeline, 1);
+        }
+    }
+    needs
+}

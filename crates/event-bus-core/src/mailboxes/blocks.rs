@@ -1,0 +1,198 @@
+//! Who is blocked where, and what each backlog waits for.
+
+use std::sync::Arc;
+
+use domain_events::{AggregateRef, DeliveryChange, Position};
+
+use super::{Mailbox, MailboxId, Mailboxes, Ready, Turn};
+use crate::{
+    blocked::{Behind, Blocked, Stand},
+    subscriptions::Subscribed,
+};
+
+impl Mailboxes {
+    /// Blocks a subscription on a mailbox's aggregate. Where it is blocked already, behind a replay
+    /// that waits for the run, the delivery that failed goes first.
+    pub(crate) fn block(&mut self, id: MailboxId, mut blocked: Blocked) {
+        let Some(mailbox) = self.boxes.get_mut(id) else {
+            return;
+        };
+        let mut others = mailbox.blocked.iter();
+        if let Some(place) =
+            others.position(|other| Arc::ptr_eq(&other.subscribed, &blocked.subscribed))
+        {
+            let old = mailbox.blocked.swap_remove(place);
+            self.blocked -= 1;
+            self.active -= usize::from(old.is_active());
+            if let (Behind::Memory(first), Behind::Memory(rest)) = (&mut blocked.behind, old.behind)
+            {
+                first.extend(rest);
+            }
+        }
+        self.blocked += 1;
+        self.active += usize::from(blocked.is_active());
+        mailbox.blocked.push(blocked);
+    }
+
+    /// Makes the next attempt of a subscription that waits for its time ready, or has it held where
+    /// the subscription is paused. Returns whether one more worker has something to do.
+    pub(crate) fn due(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
+        let waits = self
+            .blocked(id, subscribed)
+            .is_some_and(|blocked| blocked.stand == Stand::Waiting);
+        waits && self.go(id, subscribed)
+    }
+
+    /// Makes a backlog ready, whatever it waited for, or has it held where the subscription is
+    /// paused. Returns whether one more worker has something to do.
+    pub(crate) fn go(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
+        let Some(blocked) = self.blocked(id, subscribed) else {
+            return false;
+        };
+        let (was, urgency) = (blocked.stand, blocked.urgency());
+        if matches!(was, Stand::Ready | Stand::Running) {
+            return false;
+        }
+        if subscribed.is_paused() {
+            self.set_stand(id, subscribed, Stand::Held);
+            return false;
+        }
+        self.set_stand(id, subscribed, Stand::Ready);
+        let entry = Ready::Backlog {
+            mailbox: id,
+            subscribed: Arc::downgrade(subscribed),
+        };
+        self.lanes.push(urgency, entry);
+        true
+    }
+
+    /// As [`go`](Self::go) once the run that the aggregate is in, if it is in one, is over: a
+    /// delivery never runs beside another one of its aggregate.
+    pub(crate) fn go_after_run(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
+        let runs = |mailbox: &Mailbox| mailbox.turn == Turn::Running;
+        if self.boxes.get(id).is_some_and(runs) {
+            self.set_stand(id, subscribed, Stand::AfterRun);
+            return false;
+        }
+        self.go(id, subscribed)
+    }
+
+    /// Says what a backlog waits for from now on.
+    pub(crate) fn set_stand(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>, stand: Stand) {
+        let Some(blocked) = self.blocked(id, subscribed) else {
+            return;
+        };
+        let before = blocked.is_active();
+        blocked.stand = stand;
+        let after = blocked.is_active();
+        self.active = self.active + usize::from(after) - usize::from(before);
+    }
+
+    /// Changes something of a subscription that decides on what its backlogs wait for.
+    pub(crate) fn change(&mut self, subscribed: &Arc<Subscribed>, change: impl FnOnce()) {
+        self.active -= self.active_of(subscribed);
+        change();
+        self.active += self.active_of(subscribed);
+    }
+
+    fn active_of(&self, subscribed: &Arc<Subscribed>) -> usize {
+        let of = |blocked: &&Blocked| Arc::ptr_eq(&blocked.subscribed, subscribed);
+        let all = self.all_blocked().map(|(_, _, blocked)| blocked);
+        all.filter(of).filter(|blocked| blocked.is_active()).count()
+    }
+
+    /// Where a subscription is blocked.
+    pub(crate) fn places(&self, subscribed: &Arc<Subscribed>) -> Vec<MailboxId> {
+        let of = |blocked: &Blocked| Arc::ptr_eq(&blocked.subscribed, subscribed);
+        self.all_blocked()
+            .filter(|(_, _, blocked)| of(blocked))
+            .map(|(id, _, _)| id)
+            .collect()
+    }
+
+    pub(crate) fn blocked(
+        &mut self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+    ) -> Option<&mut Blocked> {
+        let mailbox = self.boxes.get_mut(id)?;
+        mailbox
+            .blocked
+            .iter_mut()
+            .find(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))
+    }
+
+    /// Ends a block: from the next round on, the subscription takes part again.
+    pub(crate) fn unblock(
+        &mut self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+    ) -> Option<(AggregateRef, Blocked)> {
+        let Mailbox {
+            blocked, aggregate, ..
+        } = self.boxes.get_mut(id)?;
+        let place = blocked
+            .iter()
+            .position(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))?;
+        let ended = (aggregate.clone(), blocked.swap_remove(place));
+        self.blocked -= 1;
+        self.active -= usize::from(ended.1.is_active());
+        self.close_if_done(id);
+        Some(ended)
+    }
+
+    /// How many subscriptions are blocked on aggregates, each pair counted.
+    pub(crate) fn blocked_count(&self) -> usize {
+        self.blocked
+    }
+
+    /// The rows of everything that a subscription is blocked on.
+    pub(crate) fn rows(&self, subscribed: &Arc<Subscribed>) -> Vec<DeliveryChange> {
+        self.all_blocked()
+            .filter(|(_, _, blocked)| Arc::ptr_eq(&blocked.subscribed, subscribed))
+            .filter_map(|(_, aggregate, blocked)| blocked.row(aggregate))
+            .collect()
+    }
+
+    /// Every blocked subscription with the aggregate it is blocked on.
+    pub(crate) fn all_blocked(&self) -> impl Iterator<Item = (MailboxId, &AggregateRef, &Blocked)> {
+        self.boxes.iter().flat_map(|(id, mailbox)| {
+            mailbox
+                .blocked
+                .iter()
+                .map(move |blocked| (id, &mailbox.aggregate, blocked))
+        })
+    }
+
+    /// Queued events that a subscription will be passed over on.
+    pub(crate) fn covered_of(&self, subscribed: &Arc<Subscribed>) -> Vec<Position> {
+        let all = self.covered().into_iter();
+        let mut of = all.filter(|(other, _)| Arc::ptr_eq(other, subscribed));
+        of.next().map(|(_, covered)| covered).unwrap_or_default()
+    }
+
+    /// Queued events that each blocked subscription will be passed over on.
+    pub(crate) fn covered(&self) -> Vec<(&Arc<Subscribed>, Vec<Position>)> {
+        let mut covered: Vec<(&Arc<Subscribed>, Vec<Position>)> = Vec::new();
+        for (_, mailbox) in self
+            .boxes
+            .iter()
+            .filter(|(_, mailbox)| !mailbox.blocked.is_empty())
+        {
+            let queued = &mailbox.queue.records;
+            let positions = queued
+                .iter()
+                .filter_map(|record| record.envelope.position());
+            for Blocked { subscribed, .. } in &mailbox.blocked {
+                match covered
+                    .iter_mut()
+                    .find(|(other, _)| Arc::ptr_eq(other, subscribed))
+                {
+                    Some((_, more)) => more.extend(positions.clone()),
+                    None => covered.push((subscribed, positions.clone().collect())),
+                }
+            }
+        }
+        covered
+    }
+}

@@ -1,0 +1,79 @@
+//! Where each worker of a pipeline says what it runs: in a place of its own, as a place that workers
+//! share would be passed between their processors with every attempt.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use domain_events::HandlerPublisher;
+
+use crate::{
+    engine::Engine,
+    pipeline::PipelineId,
+    publish::FromHandlers,
+    sync::{AtomicBool, AtomicUsize},
+};
+
+/// A worker's seat; as far from the next one as processors fetch memory at a time.
+#[repr(align(128))]
+#[derive(Default)]
+pub(crate) struct Seat {
+    /// The number of the subscription it is at; 0 where it is at none.
+    at: AtomicUsize,
+    /// Whether a handler runs.
+    attempting: AtomicBool,
+}
+
+/// The seats of a pipeline.
+pub(crate) type Seats = Arc<[Seat]>;
+
+/// A worker: its pipeline, and its seat there.
+pub(crate) struct Worker {
+    pub(crate) pipeline: PipelineId,
+    pub(crate) number: usize,
+    pub(crate) seats: Seats,
+    /// How the handlers that it runs publish.
+    pub(crate) publisher: Arc<dyn HandlerPublisher>,
+}
+
+impl Worker {
+    /// The workers of a pipeline.
+    pub(crate) fn all(
+        engine: &Arc<Engine>,
+        pipeline: PipelineId,
+        seats: &Seats,
+    ) -> impl Iterator<Item = Self> {
+        (0..seats.len()).map(move |number| Self {
+            pipeline,
+            number,
+            seats: Arc::clone(seats),
+            publisher: Arc::new(FromHandlers(engine.weak())),
+        })
+    }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seats[self.number]
+    }
+}
+
+impl Seat {
+    /// Says that the worker is at a subscription. Ordered before whatever it looks at next, and
+    /// seen by whoever looks here after having changed that.
+    pub(crate) fn take_up(&self, subscription: usize) {
+        self.at.store(subscription, Ordering::SeqCst);
+    }
+
+    pub(crate) fn put_down(&self) {
+        self.at.store(0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_at(&self, subscription: usize) -> bool {
+        self.at.load(Ordering::SeqCst) == subscription
+    }
+
+    pub(crate) fn set_attempting(&self, attempting: bool) {
+        self.attempting.store(attempting, Ordering::Release);
+    }
+
+    pub(crate) fn is_attempting(&self) -> bool {
+        self.attempting.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,181 @@
+//! What the parts of a running bus share under one lock: who is subscribed, what waits, how far the
+//! log was read. No user code runs under the lock, and nobody awaits with it.
+
+use std::sync::Arc;
+
+use domain_events::{Ordering, Position, Subscription};
+
+use crate::{
+    BusConfig,
+    admission::{Entered, Waiters},
+    after::After,
+    dead_letters::DeadLetters,
+    entry::needs,
+    figures::Figures,
+    inside::BusId,
+    pipeline::{Pipeline, PipelineId, Pipelines},
+    record::Record,
+    subscriptions::{Member, Subscribed, Subscriptions},
+    unsaved::Unsaved,
+};
+
+/// The state of a bus.
+pub(crate) struct State {
+    pub(crate) bus: BusId,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) pipelines: Pipelines,
+    pub(crate) waiters: Waiters,
+    pub(crate) figures: Figures,
+    /// What is to be committed next; stays empty on a volatile bus.
+    pub(crate) unsaved: Unsaved,
+    /// The dead letters of a volatile bus.
+    pub(crate) letters: DeadLetters,
+    /// Subscriptions that were removed, whose last attempt may run or last progress is still to be
+    /// committed.
+    pub(crate) leaving: Vec<Arc<Subscribed>>,
+    /// Up to here an unclean end of the last run may have left effects of unfinished deliveries.
+    pub(crate) repeats_through: Position,
+    /// How many batches are on their way to the log; a stop waits for them.
+    pub(crate) appending: usize,
+    /// Whether the bus is stopping: nothing is taken in from outside.
+    pub(crate) is_stopping: bool,
+    /// Whether the bus has stopped: nothing is taken in, and nothing is left to be done.
+    pub(crate) is_closed: bool,
+}
+
+impl State {
+    pub(crate) fn new(bus: BusId, config: &BusConfig) -> Self {
+        let mut pipelines = Pipelines::default();
+        pipelines.add(Pipeline::new(
+            Ordering::PerAggregate,
+            config.capacity,
+            config.workers,
+        ));
+        Self {
+            bus,
+            subscriptions: Subscriptions::default(),
+            pipelines,
+            waiters: Waiters::default(),
+            figures: Figures::default(),
+            unsaved: Unsaved::default(),
+            letters: DeadLetters::new(config.dead_letters),
+            leaving: Vec::new(),
+            repeats_through: Position::ZERO,
+            appending: 0,
+            is_stopping: false,
+            is_closed: false,
+        }
+    }
+
+    /// The pipeline that a subscription is to be in, made where it asks for one of its own (D4).
+    pub(crate) fn pipeline_for(
+        &mut self,
+        subscription: &Subscription,
+        config: &BusConfig,
+    ) -> PipelineId {
+        let Some(isolation) = subscription.isolation() else {
+            return PipelineId::SHARED;
+        };
+        self.pipelines.add(Pipeline::new(
+            subscription.order(),
+            isolation.capacity.unwrap_or(config.capacity),
+            isolation.workers.unwrap_or(config.workers),
+        ))
+    }
+
+    /// Takes in nothing more from outside.
+    pub(crate) fn stop_entering(&mut self, after: &mut After) {
+        self.is_stopping = true;
+        self.turn_away(after);
+    }
+
+    /// Looks at what follows from a subscription having come or gone.
+    pub(crate) fn subscriptions_changed(&mut self, after: &mut After) {
+        self.give_back_held();
+        let Self {
+            waiters,
+            subscriptions,
+            pipelines,
+            ..
+        } = self;
+        let out = waiters.renew(
+            |events| needs(subscriptions, events),
+            |needs| pipelines.too_small_for(needs),
+        );
+        for (waiter, capacity) in out {
+            self.turn_away_one(waiter, Entered::TooLarge(capacity), after);
+        }
+        self.admit(after);
+    }
+
+    /// Every subscription there is, those counted that are on their way off.
+    pub(crate) fn subscribed(&self) -> Vec<Arc<Subscribed>> {
+        let members = self.subscriptions.members().iter();
+        members
+            .map(|member| &member.subscribed)
+            .chain(&self.leaving)
+            .cloned()
+            .collect()
+    }
+
+    /// How many handlers run.
+    pub(crate) fn attempting(&self) -> usize {
+        let seats = self.pipelines.iter().flat_map(|(_, it)| it.seats.iter());
+        seats.filter(|seat| seat.is_attempting()).count()
+    }
+
+    /// Whether a subscription of this name is on its way off.
+    pub(crate) fn is_leaving(&self, name: &str) -> bool {
+        self.leaving.iter().any(|leaving| &**leaving.name() == name)
+    }
+
+    /// Whether nothing is queued, running, waiting or behind, and all is saved (L3).
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pipelines
+            .iter()
+            .all(|(_, pipeline)| pipeline.is_idle())
+            && self.unsaved.is_saved()
+    }
+
+    /// Whether nothing runs or could run at once; on a volatile bus, nothing could run later.
+    pub(crate) fn is_drained(&self) -> bool {
+        let drained = |(_, pipeline): (PipelineId, &Pipeline)| {
+            let mailboxes = &pipeline.mailboxes;
+            if pipeline.cursor.is_some() {
+                mailboxes.is_drained()
+            } else {
+                mailboxes.is_idle()
+            }
+        };
+        self.appending == 0 && self.pipelines.iter().all(drained)
+    }
+
+    /// The members of a pipeline with the pipeline itself.
+    pub(crate) fn pipeline_members(&self) -> impl Iterator<Item = (&Pipeline, Vec<&Member>)> {
+        self.pipelines.iter().map(|(id, pipeline)| {
+            let members = self.subscriptions.of(id).collect();
+            (pipeline, members)
+        })
+    }
+
+    /// Gives up every event whose receipt may be waiting: the bus has stopped. The caller
+    /// [stops](Record::stop) them without the lock.
+    pub(crate) fn abandon(&mut self, after: &mut After) -> Vec<Arc<Record>> {
+        self.is_closed = true;
+        self.turn_away(after);
+        let mut records = Vec::new();
+        for (id, pipeline) in self.pipelines.iter_mut() {
+            records.extend(pipeline.mailboxes.drain());
+            let workers: Vec<_> = pipeline.idle.wake_all().collect();
+            workers
+                .into_iter()
+                .for_each(|waker| after.wake(Some(waker)));
+            if let Some(cursor) = &mut pipeline.cursor {
+                records.extend(cursor.drain());
+                let (bus, subscriptions) = (self.bus, &self.subscriptions);
+                records.extend(cursor.find_all_awaited(bus, id, subscriptions, after));
+            }
+        }
+        records
+    }
+}

@@ -1,0 +1,80 @@
+//! What is to be committed next: how far everyone has come, with whatever deviates from success.
+
+use domain_events::{DeliveryChange, DeliveryChanges};
+
+use crate::{state::State, timers::Due};
+
+/// Changes of the delivery state since the last save was taken.
+#[derive(Default)]
+pub(crate) struct Unsaved {
+    changes: DeliveryChanges,
+    /// Retries that may start once the changes are committed (F4).
+    retries: Vec<Due>,
+    progressed: bool,
+    in_commit: bool,
+    /// How many times what is unsaved was taken to be committed, and was committed.
+    taken: u64,
+    saves: u64,
+}
+
+impl Unsaved {
+    /// Notes that somebody has come further. Returns whether that is the first time since the last
+    /// save was taken.
+    pub(crate) fn progress(&mut self) -> bool {
+        !std::mem::replace(&mut self.progressed, true)
+    }
+
+    /// Adds changes to be committed, and a retry that waits for that.
+    pub(crate) fn change(
+        &mut self,
+        changes: impl IntoIterator<Item = DeliveryChange>,
+        retry: Option<Due>,
+    ) {
+        self.changes.extend(changes);
+        self.retries.extend(retry);
+    }
+
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    pub(crate) fn is_saved(&self) -> bool {
+        !self.has_changes() && !self.progressed && !self.in_commit
+    }
+
+    pub(crate) fn saved(&mut self) {
+        self.in_commit = false;
+        self.saves = self.taken;
+    }
+
+    /// How many saves were committed.
+    pub(crate) fn saves(&self) -> u64 {
+        self.saves
+    }
+
+    /// The number of the save that commits what is unsaved now.
+    pub(crate) fn next_save(&self) -> u64 {
+        self.taken + 1
+    }
+}
+
+impl State {
+    /// Takes what is to be committed: the changes, and how far everyone has come with them.
+    ///
+    /// Both are taken in one step, so that no progress passes a position that only a later commit
+    /// covers (R1).
+    pub(crate) fn take_unsaved(&mut self) -> (DeliveryChanges, Vec<Due>) {
+        let unsaved = &mut self.unsaved;
+        let mut changes = std::mem::take(&mut unsaved.changes);
+        let retries = std::mem::take(&mut unsaved.retries);
+        unsaved.progressed = false;
+        unsaved.in_commit = true;
+        unsaved.taken += 1;
+        for (pipeline, members) in self.pipeline_members() {
+            if let Some(cursor) = &pipeline.cursor {
+                changes.extend(cursor.progress(&members, &pipeline.mailboxes));
+            }
+        }
+        (changes, retries)
+    }
+}
