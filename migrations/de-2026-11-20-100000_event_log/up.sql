@@ -43,6 +43,8 @@ CREATE TABLE de_events (
 );
 CREATE UNIQUE INDEX de_events_by_id ON de_events (event_id);
 CREATE UNIQUE INDEX de_events_by_aggregate ON de_events (aggregate_key, version);
+-- An event that begins a chain is found by its id.
+CREATE INDEX de_events_by_correlation ON de_events (correlation_id) WHERE correlation_id <> event_id;
 
 -- The log as a person reads it; no program of ours does. Times are exact, also before 1970.
 CREATE VIEW de_log AS

@@ -124,7 +124,7 @@ fn prepare(append: Append, max_payload_bytes: usize) -> Result<Prepared, AppendE
 fn append(tx: &mut Transaction<'_>, batch: &[Prepared]) -> Result<Vec<Slot>, Stop> {
     let presences = identity::presences(tx, batch)?;
     check_versions(tx, batch, &presences)?;
-    let at = Timestamp::now();
+    let at = tx.time();
     let slot = |(prepared, presence): (&Prepared, Presence)| {
         Ok(match presence {
             Presence::New => Slot::New(write(tx, prepared, at)?),

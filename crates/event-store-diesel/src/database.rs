@@ -43,13 +43,13 @@ pub(crate) fn create(
     place: &Place,
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, OpenError> {
-    let mut conn = connect(place, Access::Create).map_err(|error| error.at(place))?;
+    let mut conn = patient(place, Access::Create, options).map_err(|error| error.at(place))?;
     // Looked at again, now that nobody else can have it: before the first byte is written.
-    let busy = options.busy_timeout.as_millis();
-    set_up(&mut conn, &[pragma("busy_timeout", busy)]).map_err(|error| error.at(place))?;
     ownership::check(&mut conn, place, options.share_database)?;
     set_up_writer(&mut conn, place, options).map_err(|error| error.at(place))?;
     migrations::run(&mut conn).map_err(|error| ConnectError::Store(error).at(place))?;
+    // A file that may not be written to is opened all the same, as if it were only to be read.
+    queries::check_writable(&mut conn).map_err(|error| not_set(error).at(place))?;
     Ok(conn)
 }
 
@@ -58,8 +58,30 @@ pub(crate) fn writer(
     place: &Place,
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, ConnectError> {
-    let mut conn = connect(place, Access::Write)?;
+    let mut conn = patient(place, Access::Write, options)?;
     set_up_writer(&mut conn, place, options)?;
+    Ok(conn)
+}
+
+/// Refuses a place where there is nothing to read.
+pub(crate) fn look(place: &Place, options: &SqliteOptions) -> Result<(), OpenError> {
+    if !place.path().exists() {
+        let path = place.path().to_owned();
+        return Err(OpenError::NoStore { path });
+    }
+    let access = ownership::access(place.path());
+    let mut conn = patient(place, access, options).map_err(|error| error.at(place))?;
+    ownership::check_there(&mut conn, place)?;
+    check_version(&mut conn).map_err(|error| error.at(place))
+}
+
+/// A connection that copies what [`create`] has made: it writes, but nothing to that.
+pub(crate) fn backup(
+    place: &Place,
+    options: &SqliteOptions,
+) -> Result<SqliteConnection, ConnectError> {
+    let mut conn = patient(place, Access::Write, options)?;
+    set_up(&mut conn, &[pragma("synchronous", 2)])?;
     Ok(conn)
 }
 
@@ -68,13 +90,21 @@ pub(crate) fn reader(
     place: &Place,
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, ConnectError> {
-    let mut conn = connect(place, Access::Write)?;
-    let settings = [
-        pragma("busy_timeout", options.busy_timeout.as_millis()),
-        pragma("query_only", 1),
-        cache(options),
-    ];
-    set_up(&mut conn, &settings)?;
+    // One that could not write would leave the files behind that it takes to read.
+    let mut conn = patient(place, Access::Write, options)?;
+    set_up(&mut conn, &[pragma("query_only", 1), cache(options)])?;
+    Ok(conn)
+}
+
+/// A connection that waits for locks.
+pub(crate) fn patient(
+    place: &Place,
+    access: Access,
+    options: &SqliteOptions,
+) -> Result<SqliteConnection, ConnectError> {
+    let mut conn = connect(place, access)?;
+    let busy = options.busy_timeout.as_millis();
+    set_up(&mut conn, &[pragma("busy_timeout", busy)])?;
     Ok(conn)
 }
 
@@ -95,7 +125,6 @@ fn set_up_writer(
         Durability::Normal => 1,
     };
     let settings = [
-        pragma("busy_timeout", options.busy_timeout.as_millis()),
         pragma("synchronous", synchronous),
         // Without these, macOS answers before the disk has the data.
         pragma("fullfsync", 1),
@@ -105,6 +134,9 @@ fn set_up_writer(
         cache(options),
     ];
     set_up(conn, &settings)?;
+    if let Some(pages) = options.max_pages {
+        set_up(conn, &[pragma("max_page_count", pages)])?;
+    }
     match place {
         Place::File(_) => set_wal(conn),
         Place::Memory => Ok(()),

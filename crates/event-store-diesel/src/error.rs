@@ -69,6 +69,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// Who wants only to read has to find a store.
+    #[error("{path} was not opened: there is no store in it")]
+    NoStore {
+        /// The file.
+        path: PathBuf,
+    },
     /// A setting that cannot work, or that the database did not take.
     #[error("{path} was not opened")]
     Config {
@@ -81,6 +87,26 @@ pub enum OpenError {
     #[error("{path} was not opened")]
     Store {
         /// The file.
+        path: PathBuf,
+        /// The fault.
+        source: StoreError,
+    },
+}
+
+/// A backup that was not made, and why. There is nothing at its path that was not there before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// Nothing is overwritten.
+    #[error("no backup was made: {path} exists")]
+    Exists {
+        /// Where the backup was to be.
+        path: PathBuf,
+    },
+    /// A fault of the database or the disk.
+    #[error("no backup was made at {path}")]
+    Store {
+        /// Where the backup was to be.
         path: PathBuf,
         /// The fault.
         source: StoreError,

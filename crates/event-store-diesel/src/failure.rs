@@ -36,6 +36,14 @@ pub(crate) fn closed() -> StoreError {
     StoreError::new(StoreErrorKind::Closed, "the store is closed")
 }
 
+/// The error of a store that was opened to read.
+pub(crate) fn read_only() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::ReadOnly,
+        "the store was opened to be read only",
+    )
+}
+
 /// What a caller can do about `error`.
 pub(crate) fn kind_of(error: &Error) -> StoreErrorKind {
     match error {

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use diesel::{QueryResult, SqliteConnection};
-use domain_events::{AggregateRef, EventId, Position, SubscriptionId, Version};
+use domain_events::{AggregateRef, EventId, Position, SubscriptionId, Timestamp, Version};
 
 use crate::{queries, rows::unsigned};
 
@@ -16,6 +16,7 @@ const LIMIT: usize = 100_000;
 pub(crate) struct Known {
     data_version: i64,
     pub(crate) head: Position,
+    latest: Timestamp,
     /// No id in the log is greater, so a greater one is new; most new ids are.
     ///
     /// Holds because it is read inside a transaction, only ever rises with what is inserted, and
@@ -47,6 +48,7 @@ impl Known {
         Ok(Self {
             data_version,
             head: Position::new(unsigned(queries::head(conn)?)),
+            latest: Timestamp::from_micros(queries::last_recorded_at(conn)?.unwrap_or(i64::MIN)),
             // An id that is damaged says nothing, so all others have to be looked up.
             greatest_id: greatest
                 .map(|id| EventId::from_bytes(id.try_into().unwrap_or([u8::MAX; 16]))),
@@ -65,7 +67,7 @@ impl Known {
         known: &'a mut Option<Self>,
         conn: &mut SqliteConnection,
     ) -> QueryResult<&'a mut Self> {
-        let data_version = queries::pragma_number(conn, "data_version")?;
+        let data_version = queries::data_version(conn)?;
         let holds = known.take().filter(|known| known.holds(data_version));
         let current = match holds {
             Some(holds) => holds,
@@ -84,6 +86,13 @@ impl Known {
     /// Whether an id is new for certain; otherwise it has to be looked up.
     pub(crate) fn is_new(&self, id: EventId) -> bool {
         self.greatest_id.is_none_or(|greatest| id > greatest)
+    }
+
+    /// The time to record for what is appended at `now`. It never goes back, whatever the clock
+    /// does: the log is searched by it.
+    pub(crate) fn time(&mut self, now: Timestamp) -> Timestamp {
+        self.latest = self.latest.max(now);
+        self.latest
     }
 
     /// Notes that an event was inserted.

@@ -7,7 +7,7 @@ mod options;
 pub use options::{Durability, SqliteOptions};
 
 mod error;
-pub use error::{Holder, OpenError};
+pub use error::{BackupError, Holder, OpenError};
 
 mod place;
 
@@ -19,11 +19,15 @@ mod database;
 
 mod migrations;
 
+mod backup;
+
+mod threads;
+
 mod queue;
 
 mod writer;
 
-mod late;
+mod refused;
 
 mod transaction;
 
@@ -42,6 +46,8 @@ mod positions;
 mod reader;
 
 mod session;
+
+mod selection;
 
 mod names;
 

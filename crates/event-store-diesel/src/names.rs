@@ -3,9 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use diesel::{QueryResult, SqliteConnection};
-use domain_events::{AggregateRef, EventEnvelope};
+use domain_events::AggregateRef;
 
-use crate::{queries, rows::FoundRow};
+use crate::{
+    queries,
+    rows::{FoundRow, NamedRow},
+};
 
 /// How many aggregates are kept before all are forgotten; some 20 MiB.
 const LIMIT: usize = 100_000;
@@ -19,23 +22,46 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// The events of `rows`.
-    pub(crate) fn envelopes(
+    /// `rows` with their names.
+    pub(crate) fn named_all(
         &mut self,
         conn: &mut SqliteConnection,
         rows: Vec<FoundRow>,
-    ) -> QueryResult<Vec<EventEnvelope>> {
-        rows.into_iter()
-            .map(|row| self.envelope(conn, row))
-            .collect()
+    ) -> QueryResult<Vec<NamedRow>> {
+        rows.into_iter().map(|row| self.named(conn, row)).collect()
     }
 
-    /// The event of `row`.
-    pub(crate) fn envelope(
+    /// `row` with its names.
+    pub(crate) fn named(
         &mut self,
         conn: &mut SqliteConnection,
         row: FoundRow,
-    ) -> QueryResult<EventEnvelope> {
+    ) -> QueryResult<NamedRow> {
+        let (event_type, aggregate) = self.of_row(conn, &row)?;
+        Ok(NamedRow {
+            row,
+            event_type,
+            aggregate,
+        })
+    }
+
+    /// When the event of `row` was recorded; `None` where it is damaged.
+    pub(crate) fn intact_time(
+        &mut self,
+        conn: &mut SqliteConnection,
+        row: &FoundRow,
+    ) -> QueryResult<Option<i64>> {
+        let (event_type, aggregate) = self.of_row(conn, row)?;
+        let names = event_type.as_deref().zip(aggregate.as_ref());
+        Ok(names.and_then(|(event_type, aggregate)| row.intact_time(event_type, aggregate)))
+    }
+
+    /// The names behind the keys of `row`, where they lead somewhere.
+    fn of_row(
+        &mut self,
+        conn: &mut SqliteConnection,
+        row: &FoundRow,
+    ) -> QueryResult<(Option<Arc<str>>, Option<AggregateRef>)> {
         let event_type = match row.type_key() {
             Some(key) => self.event_type(conn, key)?,
             None => None,
@@ -44,27 +70,11 @@ impl Names {
             Some(key) => self.aggregate(conn, key)?,
             None => None,
         };
-        Ok(row.into_envelope(event_type, aggregate))
+        Ok((event_type, aggregate))
     }
 
-    /// The events of `rows`, all of one aggregate.
-    pub(crate) fn envelopes_of(
-        &mut self,
-        conn: &mut SqliteConnection,
-        rows: Vec<FoundRow>,
-        aggregate: &AggregateRef,
-    ) -> QueryResult<Vec<EventEnvelope>> {
-        let envelope = |row: FoundRow| {
-            let event_type = match row.type_key() {
-                Some(key) => self.event_type(conn, key)?,
-                None => None,
-            };
-            Ok(row.into_envelope(event_type, Some(aggregate.clone())))
-        };
-        rows.into_iter().map(envelope).collect()
-    }
-
-    fn event_type(
+    /// The type with this key.
+    pub(crate) fn event_type(
         &mut self,
         conn: &mut SqliteConnection,
         key: i64,
@@ -110,7 +120,9 @@ impl Names {
         let found = queries::aggregate_head(conn, aggregate)?;
         if let Some((key, _)) = found {
             make_room(&mut self.keys);
+            make_room(&mut self.aggregates);
             self.keys.insert(aggregate.clone(), key);
+            self.aggregates.insert(key, aggregate.clone());
         }
         Ok(found.map(|(key, _)| key))
     }

@@ -31,6 +31,10 @@ pub struct SqliteOptions {
     pub checkpoint_pages: u32,
     /// The page cache of each connection, in KiB; 16 MiB.
     pub cache_kib: u32,
+    /// How many pages of 4 KiB the database may have; `None`, the default: as many as fit the disk.
+    ///
+    /// A store that is full refuses what is appended, and works on when there is room.
+    pub max_pages: Option<u32>,
     /// Whether a database that belongs to another application is accepted; no.
     pub share_database: bool,
 }
@@ -44,6 +48,7 @@ impl Default for SqliteOptions {
             readers: 2,
             checkpoint_pages: 8_000,
             cache_kib: 16 * 1024,
+            max_pages: None,
             share_database: false,
         }
     }
@@ -66,6 +71,9 @@ impl SqliteOptions {
         within("busy_timeout in milliseconds", busy, 0, 3_600_000)?;
         let pages = u128::from(self.checkpoint_pages);
         within("checkpoint_pages", pages, 1, 1_000_000)?;
+        if let Some(pages) = self.max_pages {
+            within("max_pages", u128::from(pages), 1, 0xffff_fffe)?;
+        }
         within("cache_kib", u128::from(self.cache_kib), 64, 1 << 30)
     }
 }

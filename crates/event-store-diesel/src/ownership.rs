@@ -3,9 +3,10 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use diesel::{QueryResult, SqliteConnection, result::Error};
+use domain_events::{StoreError, StoreErrorKind};
 
 use crate::{
-    OpenError,
+    OpenError, SqliteOptions,
     database::{self, ConnectError},
     failure, migrations,
     place::{Access, Place},
@@ -17,20 +18,29 @@ const FORMAT_TABLE: &str = "de_format";
 const MIGRATIONS_TABLE: &str = "__diesel_schema_migrations";
 
 /// Refuses a file that is not ours, leaving it and its directory as they are.
-pub(crate) fn check_untouched(place: &Place, share: bool) -> Result<(), OpenError> {
+pub(crate) fn check_untouched(place: &Place, options: &SqliteOptions) -> Result<(), OpenError> {
     // The file itself is never opened but through SQLite: to close it would drop SQLite's locks.
-    let size = fs::metadata(place.path()).map_or(0, |file| file.len());
+    let file = fs::metadata(place.path()).ok();
+    // SQLite would leave a write-ahead log beside it that cannot be written to either.
+    if file.as_ref().is_some_and(|it| it.permissions().readonly()) {
+        return Err(OpenError::Store {
+            path: place.path().to_owned(),
+            source: StoreError::new(StoreErrorKind::ReadOnly, "the file may not be written to"),
+        });
+    }
+    let size = file.map_or(0, |file| file.len());
     // What a journal has to say only a writer can read, so that has to wait for the lock.
     if size == 0 || is_beside(place.path(), "-journal") {
         return Ok(());
     }
-    let mut conn =
-        database::connect(place, access(place.path())).map_err(|error| error.at(place))?;
-    check(&mut conn, place, share)
+    // Somebody may be tidying up after the last run.
+    let conn = database::patient(place, access(place.path()), options);
+    let mut conn = conn.map_err(|error| error.at(place))?;
+    check(&mut conn, place, options.share_database)
 }
 
 /// Where there is a write-ahead log, it has to be read too, with the files that takes.
-fn access(path: &Path) -> Access {
+pub(crate) fn access(path: &Path) -> Access {
     match is_beside(path, "-wal") {
         true => Access::Look,
         false => Access::LookUntouched,
@@ -49,9 +59,22 @@ pub(crate) fn check(
     place: &Place,
     share: bool,
 ) -> Result<(), OpenError> {
+    recognise(conn, place, share).map(drop)
+}
+
+/// Refuses a database that holds no store of ours.
+pub(crate) fn check_there(conn: &mut SqliteConnection, place: &Place) -> Result<(), OpenError> {
+    let path = place.path().to_owned();
+    match recognise(conn, place, true)? {
+        Usable::Ours => Ok(()),
+        Usable::Vacant => Err(OpenError::NoStore { path }),
+    }
+}
+
+fn recognise(conn: &mut SqliteConnection, place: &Place, share: bool) -> Result<Usable, OpenError> {
     let path = || place.path().to_owned();
     match look(conn, share) {
-        Ok(Finding::Usable) => Ok(()),
+        Ok(Finding::Usable(usable)) => Ok(usable),
         Ok(Finding::Foreign(table)) => Err(OpenError::ForeignDatabase {
             path: path(),
             table,
@@ -71,8 +94,16 @@ pub(crate) fn check(
     }
 }
 
+/// A database that can be ours.
+enum Usable {
+    /// It is.
+    Ours,
+    /// It has no table of our names.
+    Vacant,
+}
+
 enum Finding {
-    Usable,
+    Usable(Usable),
     Foreign(String),
     Newer(i64),
 }
@@ -95,7 +126,7 @@ fn look(conn: &mut SqliteConnection, share: bool) -> QueryResult<Finding> {
     let other = others.into_iter().find(|name| name != MIGRATIONS_TABLE);
     Ok(other
         .filter(|_| !share)
-        .map_or(Finding::Usable, Finding::Foreign))
+        .map_or(Finding::Usable(Usable::Vacant), Finding::Foreign))
 }
 
 fn has_our_mark(conn: &mut SqliteConnection, names: &[String]) -> QueryResult<bool> {
@@ -125,7 +156,7 @@ fn look_at_columns(
             return Ok(Finding::Foreign(name.clone()));
         }
     }
-    Ok(Finding::Usable)
+    Ok(Finding::Usable(Usable::Ours))
 }
 
 /// Our tables with their columns: what the migrations make of an empty database.

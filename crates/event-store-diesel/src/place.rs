@@ -62,6 +62,25 @@ impl Place {
         }
     }
 
+    /// What tells the file from any other that may come under its name; `None` where that cannot
+    /// be told. The file is not opened: to close it would drop SQLite's locks.
+    #[cfg(unix)]
+    pub(crate) fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+        use std::os::unix::fs::MetadataExt;
+
+        match self {
+            Self::Memory => Ok(None),
+            Self::File(path) => path.metadata().map(|file| Some((file.dev(), file.ino()))),
+        }
+    }
+
+    /// As above: what is open cannot be removed here.
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+    pub(crate) fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+        Ok(None)
+    }
+
     pub(crate) fn is_file(&self) -> bool {
         matches!(self, Self::File(_))
     }

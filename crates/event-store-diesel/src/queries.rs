@@ -3,15 +3,17 @@
 //! None has a `LIMIT` with a bound value, nor `first`, which is one: SQLite looks at the value when
 //! it plans, and so prepares the statement again each time. Reading stops after enough rows.
 
+use std::ops::RangeInclusive;
+
 use diesel::{
     connection::{DefaultLoadingMode, SimpleConnection},
-    dsl::{max, sql},
+    dsl::{count_star, max, min, sql},
     prelude::*,
-    query_builder::{AstPass, QueryFragment, QueryId},
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
     sql_types::{BigInt, Binary, Nullable, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
-use domain_events::{AggregateRef, EventId, Position, Version};
+use domain_events::{AggregateRef, CorrelationId, EventId, Position, Version};
 
 use crate::{
     rows::{EventRow, FoundRow, signed},
@@ -37,8 +39,43 @@ pub(crate) fn pragma_number(conn: &mut Conn, name: &str) -> QueryResult<i64> {
     sql::<BigInt>(&format!("PRAGMA {name}")).get_result(conn)
 }
 
+/// A number that changes when another connection has committed.
+pub(crate) fn data_version(conn: &mut Conn) -> QueryResult<i64> {
+    DataVersion.get_result(conn)
+}
+
+/// Written out, because Diesel prepares what it is given as text again each time.
+#[derive(Debug, Clone, Copy, QueryId)]
+struct DataVersion;
+
+impl QueryFragment<Sqlite> for DataVersion {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        pass.push_sql("PRAGMA data_version");
+        Ok(())
+    }
+}
+
+impl Query for DataVersion {
+    type SqlType = BigInt;
+}
+
+impl RunQueryDsl<Conn> for DataVersion {}
+
+/// Writes nothing, and fails where nothing can be written.
+pub(crate) fn check_writable(conn: &mut Conn) -> QueryResult<()> {
+    conn.batch_execute("UPDATE de_format SET version = version WHERE false")
+}
+
 pub(crate) fn sqlite_version(conn: &mut Conn) -> QueryResult<String> {
     sql::<Text>("SELECT sqlite_version()").get_result(conn)
+}
+
+/// Writes a copy of the database to a file that does not exist.
+pub(crate) fn vacuum_into(conn: &mut Conn, uri: &str) -> QueryResult<()> {
+    diesel::sql_query("VACUUM INTO ?")
+        .bind::<Text, _>(uri)
+        .execute(conn)
+        .map(drop)
 }
 
 /// Names of tables and views, without SQLite's own.
@@ -249,7 +286,7 @@ pub(crate) fn greatest_event_id(conn: &mut Conn) -> QueryResult<Option<Vec<u8>>>
 pub(crate) fn event(conn: &mut Conn, id: &EventId) -> QueryResult<Option<FoundRow>> {
     found_events::table
         .filter(found_events::event_id.eq(&id.as_bytes()[..]))
-        .select(FoundRow::as_select())
+        .select(found_events::all_columns)
         .get_result(conn)
         .optional()
 }
@@ -257,20 +294,33 @@ pub(crate) fn event(conn: &mut Conn, id: &EventId) -> QueryResult<Option<FoundRo
 pub(crate) fn event_at(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
     found_events::table
         .find(position)
-        .select(FoundRow::as_select())
+        .select(found_events::all_columns)
         .get_result(conn)
         .optional()
 }
 
-pub(crate) fn events_after(
+/// The first event at or after a position.
+pub(crate) fn event_from(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
+    found_events::table
+        .filter(found_events::position.ge(position))
+        .order(found_events::position)
+        .select(found_events::all_columns)
+        .get_result(conn)
+        .optional()
+}
+
+/// Events after a position, up to another one.
+pub(crate) fn events_between(
     conn: &mut Conn,
-    after: Position,
+    after: i64,
+    last: i64,
     limit: usize,
 ) -> QueryResult<Vec<FoundRow>> {
     found_events::table
-        .filter(found_events::position.gt(signed(after.get())))
+        .filter(found_events::position.gt(after))
+        .filter(found_events::position.le(last))
         .order(found_events::position)
-        .select(FoundRow::as_select())
+        .select(found_events::all_columns)
         .load_iter::<_, DefaultLoadingMode>(conn)?
         .take(limit)
         .collect()
@@ -279,19 +329,150 @@ pub(crate) fn events_after(
 pub(crate) fn events_of_aggregate(
     conn: &mut Conn,
     key: i64,
-    first: Version,
-    last: Version,
+    versions: &RangeInclusive<i64>,
+    after: i64,
     limit: usize,
 ) -> QueryResult<Vec<FoundRow>> {
     found_events::table
         .filter(found_events::aggregate_key.eq(key))
-        .filter(found_events::version.ge(signed(first.get())))
-        .filter(found_events::version.le(signed(last.get())))
+        .filter(found_events::version.ge(versions.start()))
+        .filter(found_events::version.le(versions.end()))
+        .filter(found_events::position.gt(after))
         .order(found_events::version)
-        .select(FoundRow::as_select())
+        .select(found_events::all_columns)
         .load_iter::<_, DefaultLoadingMode>(conn)?
         .take(limit)
         .collect()
+}
+
+/// Events of a type after a position, up to another one.
+pub(crate) fn events_of_type(
+    conn: &mut Conn,
+    key: i64,
+    after: i64,
+    last: i64,
+    limit: usize,
+) -> QueryResult<Vec<FoundRow>> {
+    found_events::table
+        .filter(found_events::type_key.eq(key))
+        .filter(found_events::position.gt(after))
+        .filter(found_events::position.le(last))
+        .order(found_events::position)
+        .select(found_events::all_columns)
+        .load_iter::<_, DefaultLoadingMode>(conn)?
+        .take(limit)
+        .collect()
+}
+
+/// The event that began a chain, if it is after a position.
+pub(crate) fn beginning(
+    conn: &mut Conn,
+    chain: CorrelationId,
+    after: i64,
+) -> QueryResult<Option<FoundRow>> {
+    let id = &chain.as_bytes()[..];
+    found_events::table
+        .filter(found_events::event_id.eq(id))
+        .filter(found_events::correlation_id.eq(id))
+        .filter(found_events::position.gt(after))
+        .select(found_events::all_columns)
+        .get_result(conn)
+        .optional()
+}
+
+/// The events of a chain without the one that began it, which is not in the index.
+pub(crate) fn events_of_chain(
+    conn: &mut Conn,
+    chain: CorrelationId,
+    after: i64,
+    limit: usize,
+) -> QueryResult<Vec<FoundRow>> {
+    let id = &chain.as_bytes()[..];
+    found_events::table
+        .filter(found_events::correlation_id.eq(id))
+        .filter(found_events::correlation_id.ne(found_events::event_id))
+        .filter(found_events::position.gt(after))
+        .order(found_events::position)
+        .select(found_events::all_columns)
+        .load_iter::<_, DefaultLoadingMode>(conn)?
+        .take(limit)
+        .collect()
+}
+
+// The log: counting
+
+/// A number of events, and the positions of the first and the last.
+pub(crate) type Span = (i64, Option<i64>, Option<i64>);
+
+/// What counts the rows of a query.
+macro_rules! span {
+    ($conn:expr, $($condition:expr),+) => {
+        found_events::table
+            $(.filter($condition))+
+            .select((count_star(), min(found_events::position), max(found_events::position)))
+            .get_result::<Span>($conn)
+    };
+}
+
+pub(crate) fn span_between(conn: &mut Conn, range: &RangeInclusive<i64>) -> QueryResult<Span> {
+    use found_events::position;
+    span!(conn, position.ge(range.start()), position.le(range.end()))
+}
+
+pub(crate) fn span_of_aggregate(
+    conn: &mut Conn,
+    key: i64,
+    versions: &RangeInclusive<i64>,
+) -> QueryResult<Span> {
+    use found_events::{aggregate_key, version};
+    let (first, last) = (versions.start(), versions.end());
+    span!(
+        conn,
+        aggregate_key.eq(key),
+        version.ge(first),
+        version.le(last)
+    )
+}
+
+pub(crate) fn span_of_type(conn: &mut Conn, key: i64) -> QueryResult<Span> {
+    span!(conn, found_events::type_key.eq(key))
+}
+
+/// The events of a chain without the one that began it.
+pub(crate) fn span_of_chain(conn: &mut Conn, chain: CorrelationId) -> QueryResult<Span> {
+    use found_events::{correlation_id, event_id};
+    let id = &chain.as_bytes()[..];
+    span!(conn, correlation_id.eq(id), correlation_id.ne(event_id))
+}
+
+/// How many events each type has, by its key.
+pub(crate) fn events_by_type(conn: &mut Conn) -> QueryResult<Vec<(Option<i64>, i64)>> {
+    found_events::table
+        .group_by(found_events::type_key)
+        .select((found_events::type_key, count_star()))
+        .load(conn)
+}
+
+pub(crate) fn count_aggregates(conn: &mut Conn) -> QueryResult<i64> {
+    de_aggregates::table.select(count_star()).get_result(conn)
+}
+
+/// Version and time of the event at a position.
+pub(crate) fn recorded(conn: &mut Conn, position: i64) -> QueryResult<(Option<i64>, Option<i64>)> {
+    found_events::table
+        .find(position)
+        .select((found_events::version, found_events::recorded_at))
+        .get_result(conn)
+}
+
+/// When the last event was recorded.
+pub(crate) fn last_recorded_at(conn: &mut Conn) -> QueryResult<Option<i64>> {
+    found_events::table
+        .order(found_events::position.desc())
+        .select(found_events::recorded_at)
+        .get_result::<Option<i64>>(conn)
+        .optional()
+        .map(Option::flatten)
 }
 
 // Subscriptions
@@ -310,6 +491,12 @@ pub(crate) fn subscription(conn: &mut Conn, name: &str) -> QueryResult<Option<Su
         .select(SubscriptionRow::as_select())
         .get_result(conn)
         .optional()
+}
+
+pub(crate) fn subscriptions(conn: &mut Conn) -> QueryResult<Vec<SubscriptionRow>> {
+    de_subscriptions::table
+        .select(SubscriptionRow::as_select())
+        .load(conn)
 }
 
 pub(crate) fn insert_subscription(
@@ -379,6 +566,11 @@ pub(crate) fn waiting(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<Wai
         .load(conn)
 }
 
+/// Positions that wait for an attempt of any subscription.
+pub(crate) fn waiting_positions(conn: &mut Conn) -> QueryResult<Vec<i64>> {
+    de_waiting::table.select(de_waiting::position).load(conn)
+}
+
 pub(crate) fn delete_waiting(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
     diesel::delete(de_waiting::table.find((subscription, at))).execute(conn)
 }
@@ -409,6 +601,17 @@ pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i6
             de_blocked::from_position,
             de_blocked::from_version,
         ))
+        .load(conn)
+}
+
+/// Positions that wait behind another one for any subscription.
+pub(crate) fn blocked_positions(conn: &mut Conn) -> QueryResult<Vec<i64>> {
+    let behind = found_events::aggregate_key
+        .eq(de_blocked::aggregate_key.nullable())
+        .and(found_events::version.ge(de_blocked::from_version.nullable()));
+    de_blocked::table
+        .inner_join(found_events::table.on(behind))
+        .select(found_events::position)
         .load(conn)
 }
 

@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use diesel::{
-    deserialize::{self, FromSql, FromSqlRow},
-    prelude::*,
-    sql_types::Binary,
+    deserialize::{self, FromSqlRow},
+    row::{Field, Row},
     sqlite::{Sqlite, SqliteValue},
 };
 use domain_events::{
@@ -74,8 +73,7 @@ impl<'a> EventRow<'a> {
 }
 
 /// The row of an event, as it is found: where it is damaged, anything can be missing.
-#[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = found_events)]
+#[derive(Debug)]
 pub(crate) struct FoundRow {
     position: i64,
     event_id: Option<FoundId>,
@@ -93,15 +91,47 @@ pub(crate) struct FoundRow {
     checksum: Option<i64>,
 }
 
-/// The bytes of an id, if there are 16.
-#[derive(Debug, FromSqlRow)]
-pub(crate) struct FoundId(Option<[u8; 16]>);
-
-impl FromSql<Binary, Sqlite> for FoundId {
-    fn from_sql(mut value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
-        Ok(Self(value.read_blob().try_into().ok()))
+/// Written out, because Diesel would move each column several times.
+impl FromSqlRow<found_events::SqlType, Sqlite> for FoundRow {
+    fn build_from_row<'a>(row: &impl Row<'a, Sqlite>) -> deserialize::Result<Self> {
+        Ok(Self {
+            position: number(row, 0).unwrap_or(0),
+            event_id: id(row, 1),
+            type_key: number(row, 2),
+            aggregate_key: number(row, 3),
+            version: number(row, 4),
+            schema_version: number(row, 5),
+            urgency: number(row, 6),
+            payload: bytes(row, 7),
+            metadata: bytes(row, 8),
+            correlation_id: id(row, 9),
+            causation_id: id(row, 10),
+            occurred_at: number(row, 11),
+            recorded_at: number(row, 12),
+            checksum: number(row, 13),
+        })
     }
 }
+
+fn number<'a>(row: &impl Row<'a, Sqlite>, column: usize) -> Option<i64> {
+    let field = row.get(column)?;
+    field.value().map(|mut value| value.read_long())
+}
+
+fn bytes<'a>(row: &impl Row<'a, Sqlite>, column: usize) -> Option<Vec<u8>> {
+    let field = row.get(column)?;
+    field.value().map(|mut value| value.read_blob().to_vec())
+}
+
+fn id<'a>(row: &impl Row<'a, Sqlite>, column: usize) -> Option<FoundId> {
+    let field = row.get(column)?;
+    let id = |mut value: SqliteValue<'_, '_, '_>| FoundId(value.read_blob().try_into().ok());
+    field.value().map(id)
+}
+
+/// The bytes of an id, if there are 16.
+#[derive(Debug)]
+pub(crate) struct FoundId(Option<[u8; 16]>);
 
 impl FoundId {
     fn or_zero(found: Option<&Self>) -> [u8; 16] {
@@ -110,6 +140,10 @@ impl FoundId {
 }
 
 impl FoundRow {
+    pub(crate) fn position(&self) -> i64 {
+        self.position
+    }
+
     pub(crate) fn type_key(&self) -> Option<i64> {
         self.type_key
     }
@@ -119,7 +153,7 @@ impl FoundRow {
     }
 
     /// The event of this row, marked where it is damaged; a name is `None` if its key leads nowhere.
-    pub(crate) fn into_envelope(
+    fn into_envelope(
         self,
         event_type: Option<Arc<str>>,
         aggregate: Option<AggregateRef>,
@@ -148,8 +182,14 @@ impl FoundRow {
     }
 
     fn is_intact(&self, event_type: &str, aggregate: &AggregateRef) -> bool {
-        let row = self.as_written();
-        row.is_some_and(|row| checksum(&row, event_type, aggregate) == row.checksum)
+        self.intact_time(event_type, aggregate).is_some()
+    }
+
+    /// When the event was recorded; `None` where the row is damaged.
+    pub(crate) fn intact_time(&self, event_type: &str, aggregate: &AggregateRef) -> Option<i64> {
+        let row = self.as_written()?;
+        let is_intact = checksum(&row, event_type, aggregate) == row.checksum;
+        is_intact.then_some(row.recorded_at)
     }
 
     /// The row with nothing missing.
@@ -203,6 +243,20 @@ fn no_metadata() -> EventMetadata {
 }
 
 const RANK_NORMAL: i64 = 1;
+
+/// A row with the names behind its keys, where they lead somewhere.
+pub(crate) struct NamedRow {
+    pub(crate) row: FoundRow,
+    pub(crate) event_type: Option<Arc<str>>,
+    pub(crate) aggregate: Option<AggregateRef>,
+}
+
+impl NamedRow {
+    /// The event, marked where its row is damaged.
+    pub(crate) fn into_envelope(self) -> EventEnvelope {
+        self.row.into_envelope(self.event_type, self.aggregate)
+    }
+}
 
 /// The number under which an urgency is stored.
 pub(crate) fn rank(urgency: Urgency) -> i64 {

@@ -1,17 +1,21 @@
 //! A connection with the names it has read, and the questions it answers.
 
-use std::ops::RangeInclusive;
+use std::collections::BTreeMap;
 
-use diesel::{QueryResult, SqliteConnection};
+use diesel::{
+    QueryResult, SqliteConnection,
+    connection::{AnsiTransactionManager, TransactionManager},
+};
 use domain_events::{
-    AggregateRef, DeadLetter, DeadLetterReason, EventEnvelope, EventId, Position, Timestamp,
-    Version,
+    DeadLetter, DeadLetterReason, EventEnvelope, EventId, EventQuery, EventSummary, Position,
+    Recorded, StoreStatistics, Timestamp, Version,
 };
 
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow},
-    rows::unsigned,
+    rows::{NamedRow, unsigned},
+    selection::Selection,
 };
 
 /// A connection with the names it has read.
@@ -26,6 +30,17 @@ impl Session {
         Self { conn, names }
     }
 
+    /// Asks several questions of one state of the database.
+    pub(crate) fn at_once<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Self) -> QueryResult<T>,
+    ) -> QueryResult<T> {
+        AnsiTransactionManager::begin_transaction_sql(&mut self.conn, "BEGIN")?;
+        let answer = ask(self);
+        let ended = AnsiTransactionManager::rollback_transaction(&mut self.conn);
+        answer.and_then(|answer| ended.map(|()| answer))
+    }
+
     pub(crate) fn head(&mut self) -> QueryResult<Position> {
         queries::head(&mut self.conn).map(|head| Position::new(unsigned(head)))
     }
@@ -34,26 +49,68 @@ impl Session {
         let Some(row) = queries::event(&mut self.conn, &id)? else {
             return Ok(None);
         };
-        self.names.envelope(&mut self.conn, row).map(Some)
+        let row = self.names.named(&mut self.conn, row)?;
+        Ok(Some(row.into_envelope()))
     }
 
-    pub(crate) fn log(&mut self, after: Position, limit: usize) -> QueryResult<Vec<EventEnvelope>> {
-        let rows = queries::events_after(&mut self.conn, after, limit)?;
-        self.names.envelopes(&mut self.conn, rows)
-    }
-
-    pub(crate) fn history(
+    /// Up to `limit` of the events that `query` means, after a position.
+    pub(crate) fn read(
         &mut self,
-        aggregate: &AggregateRef,
-        versions: &RangeInclusive<Version>,
+        query: &EventQuery,
+        after: Position,
         limit: usize,
-    ) -> QueryResult<Vec<EventEnvelope>> {
-        let Some(key) = self.names.key(&mut self.conn, aggregate)? else {
-            return Ok(Vec::new());
+    ) -> QueryResult<Vec<NamedRow>> {
+        let rows = Selection::of(self, query)?.page(self, after, limit)?;
+        self.names.named_all(&mut self.conn, rows)
+    }
+
+    /// How many events `query` means, and where the first and the last are.
+    pub(crate) fn summary(&mut self, query: &EventQuery) -> QueryResult<EventSummary> {
+        let (events, first, last) = Selection::of(self, query)?.span(self)?;
+        Ok(EventSummary {
+            events: unsigned(events),
+            first: self.recorded(first)?,
+            last: self.recorded(last)?,
+        })
+    }
+
+    fn recorded(&mut self, position: Option<i64>) -> QueryResult<Option<Recorded>> {
+        let Some(position) = position else {
+            return Ok(None);
         };
-        let (first, last) = (*versions.start(), *versions.end());
-        let rows = queries::events_of_aggregate(&mut self.conn, key, first, last, limit)?;
-        self.names.envelopes_of(&mut self.conn, rows, aggregate)
+        let (version, at) = queries::recorded(&mut self.conn, position)?;
+        Ok(Some(Recorded {
+            position: Position::new(unsigned(position)),
+            version: Version::new(unsigned(version.unwrap_or(0))),
+            at: Timestamp::from_micros(at.unwrap_or(0)),
+        }))
+    }
+
+    /// What the store holds.
+    pub(crate) fn statistics(&mut self) -> QueryResult<StoreStatistics> {
+        let log = self.summary(&EventQuery::Log)?;
+        let unfinished = self.summary(&EventQuery::Unfinished)?.events;
+        Ok(StoreStatistics {
+            log,
+            finished: log.events.saturating_sub(unfinished),
+            by_type: self.events_by_type()?,
+            aggregates: unsigned(queries::count_aggregates(&mut self.conn)?),
+        })
+    }
+
+    fn events_by_type(&mut self) -> QueryResult<BTreeMap<String, u64>> {
+        let mut by_type = BTreeMap::new();
+        for (key, events) in queries::events_by_type(&mut self.conn)? {
+            let name = match key {
+                Some(key) => self.names.event_type(&mut self.conn, key)?,
+                None => None,
+            };
+            // A name that is damaged away is told like one that an event has lost.
+            *by_type
+                .entry(name.unwrap_or_default().to_string())
+                .or_default() += unsigned(events);
+        }
+        Ok(by_type)
     }
 
     pub(crate) fn dead_letters(
@@ -69,7 +126,7 @@ impl Session {
 
     fn dead_letter(&mut self, row: DeadLetterRow, subscription: &str) -> QueryResult<DeadLetter> {
         let event = match queries::event_at(&mut self.conn, row.position)? {
-            Some(event) => self.names.envelope(&mut self.conn, event)?,
+            Some(event) => self.names.named(&mut self.conn, event)?.into_envelope(),
             None => return Err(broken("a dead letter without its event")),
         };
         let reason = DeadLetterReason::parse(&row.reason);

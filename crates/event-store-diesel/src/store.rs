@@ -1,35 +1,31 @@
 //! The event store on SQLite: its threads, and the ports they serve.
 
-use std::{
-    fmt,
-    ops::RangeInclusive,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
-};
+use std::{fmt, path::Path, sync::Arc, thread};
 
 use async_trait::async_trait;
 use diesel::{QueryResult, SqliteConnection};
 use domain_events::{
-    AggregateRef, Append, AppendDone, ChangesDone, DeadLetter, DeliveryChanges, DeliveryStore,
-    EventEnvelope, EventId, EventStore, Position, Registration, RegistrationDone, RunState,
-    StoreError, StoreErrorKind, Version, promise,
+    Append, AppendDone, ChangesDone, DeadLetter, DeliveryChanges, DeliveryStore, EventEnvelope,
+    EventId, EventQuery, EventStore, EventSummary, Position, Registration, RegistrationDone,
+    RunState, StoreError, StoreStatistics, promise,
 };
 
 use crate::{
-    OpenError, SqliteOptions,
+    BackupError, OpenError, SqliteOptions,
     append::AppendRequest,
-    database,
+    backup, database,
     deliveries::ChangesRequest,
     failure,
-    late::LateRequests,
     lock::FileLock,
     ownership,
     place::Place,
     queue::Queue,
     reader::{self, Job},
+    refused::RefusedRequests,
     registrations::{RegistrationRequest, RunRequest},
+    rows::NamedRow,
     session::Session,
+    threads::Threads,
     writer::{Answers, Request, Work, Writer},
 };
 
@@ -46,11 +42,11 @@ pub struct SqliteEventStore {
 
 struct Shared {
     place: Place,
-    max_payload_bytes: usize,
+    options: SqliteOptions,
     work: Arc<Queue<Work>>,
     questions: Arc<Queue<Job>>,
-    late: LateRequests,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    refused: RefusedRequests,
+    threads: Threads,
 }
 
 impl SqliteEventStore {
@@ -60,17 +56,12 @@ impl SqliteEventStore {
     /// # Errors
     /// [`OpenError`] names the path; a file that is refused is left as it is.
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, OpenError> {
-        let path = path.as_ref();
-        options.check().map_err(|source| OpenError::Config {
-            path: path.to_owned(),
-            source,
-        })?;
-        let place = Place::file(path)?;
+        let place = checked_place(path.as_ref(), &options)?;
         // Before the lock, so that a refused file gets no lock file beside it.
-        ownership::check_untouched(&place, options.share_database)?;
+        ownership::check_untouched(&place, &options)?;
         let lock = FileLock::take(place.path())?;
         let conn = database::create(&place, &options)?;
-        Self::start(conn, &place, options, Some(Arc::new(lock)))
+        Self::start(conn, &place, options, Some(lock))
     }
 
     /// A store that is gone when it is closed or dropped; for tests and trials.
@@ -87,10 +78,68 @@ impl SqliteEventStore {
         Self::start(conn, &place, options, None)
     }
 
+    /// Opens the store in the file at `path` to read it, whoever runs it meanwhile (R6): takes no
+    /// lock, and changes nothing. What would be written is refused as
+    /// [`ReadOnly`](domain_events::StoreErrorKind::ReadOnly).
+    ///
+    /// # Errors
+    /// [`OpenError`] names the path, also where there is no store.
+    pub fn open_to_read(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, OpenError> {
+        let place = checked_place(path.as_ref(), &options)?;
+        database::look(&place, &options)?;
+        let refused = RefusedRequests::new(Answers::default(), failure::read_only);
+        let store = Self::new(&place, options, refused);
+        store.shared.work.close();
+        store.shared.start_readers()?;
+        Ok(store)
+    }
+
     /// The file of the store; `None` in memory. It is absolute and free of links.
     pub fn path(&self) -> Option<&Path> {
         let place = &self.shared.place;
         place.is_file().then(|| place.path())
+    }
+
+    /// Writes a copy of the whole database, as it is committed at this moment, to a new file at
+    /// `path`. Meanwhile others read and write as always; the write-ahead log grows until the copy
+    /// is made.
+    ///
+    /// # Errors
+    /// [`BackupError`] names the path; a file that is there is not overwritten.
+    ///
+    /// # Cancellation
+    /// The copy is made whether or not the future is dropped.
+    pub async fn backup_to(&self, path: impl AsRef<Path>) -> Result<(), BackupError> {
+        let (promise, made) = promise();
+        let target = path.as_ref().to_owned();
+        let failed = |path: &Path, source| BackupError::Store {
+            path: path.to_owned(),
+            source,
+        };
+        let taken = match &self.shared.place {
+            Place::Memory => {
+                let job: Job = Box::new(move |session| {
+                    let session = session.map_err(|error| failed(&target, error));
+                    promise.keep(session.and_then(|it| backup::write(&mut it.conn, &target)));
+                    true
+                });
+                self.shared.work.push(Work::Read(job)).is_ok()
+            }
+            Place::File(_) => {
+                let (place, options) = (self.shared.place.clone(), self.shared.options.clone());
+                let copy = move || {
+                    let conn = database::backup(&place, &options);
+                    let conn = conn.map_err(|error| failed(&target, error.into()));
+                    promise.keep(conn.and_then(|mut conn| backup::write(&mut conn, &target)));
+                };
+                self.shared
+                    .threads
+                    .start("event-store-backup", copy)
+                    .is_ok()
+            }
+        };
+        let made = if taken { made.await } else { None };
+        made.unwrap_or_else(|| Err(failed(path.as_ref(), failure::closed())))
     }
 
     /// Refuses new work, finishes what was handed over, and releases the file with every handle
@@ -102,7 +151,7 @@ impl SqliteEventStore {
         let shared = Arc::clone(&self.shared);
         let (promise, closed) = promise();
         let wait = move || {
-            shared.wait();
+            shared.threads.wait();
             promise.keep(());
         };
         match thread::Builder::new()
@@ -110,14 +159,14 @@ impl SqliteEventStore {
             .spawn(wait)
         {
             Ok(_) => drop(closed.await),
-            Err(_) => self.shared.wait(),
+            Err(_) => self.shared.threads.wait(),
         }
     }
 
     /// As [`close`](Self::close), blocking the thread.
     pub fn close_blocking(&self) {
         self.signal();
-        self.shared.wait();
+        self.shared.threads.wait();
     }
 
     fn signal(&self) {
@@ -125,44 +174,40 @@ impl SqliteEventStore {
         self.shared.questions.close();
     }
 
+    fn new(place: &Place, options: SqliteOptions, refused: RefusedRequests) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                place: place.clone(),
+                options,
+                work: Arc::new(Queue::new()),
+                questions: Arc::new(Queue::new()),
+                refused,
+                threads: Threads::default(),
+            }),
+        }
+    }
+
     fn start(
         conn: SqliteConnection,
         place: &Place,
         options: SqliteOptions,
-        lock: Option<Arc<FileLock>>,
+        lock: Option<FileLock>,
     ) -> Result<Self, OpenError> {
         let answers = Answers::default();
-        let store = Self {
-            shared: Arc::new(Shared {
-                place: place.clone(),
-                max_payload_bytes: options.max_payload_bytes,
-                work: Arc::new(Queue::new()),
-                questions: Arc::new(Queue::new()),
-                late: LateRequests::new(answers.clone()),
-                threads: Mutex::new(Vec::new()),
-            }),
-        };
-        let failed = |source| OpenError::Store {
-            path: place.path().to_owned(),
-            source: failure::file_error("a thread of the store was not started", source),
-        };
+        let refused = RefusedRequests::new(answers.clone(), failure::closed);
+        let writer = Writer::new(conn, place.clone(), options.clone(), answers);
+        let store = Self::new(place, options, refused);
         if place.is_file() {
-            for _ in 0..options.readers {
-                store
-                    .shared
-                    .start_reader(&options, lock.clone())
-                    .map_err(failed)?;
-            }
+            store.shared.start_readers()?;
         }
-        let writer = Writer::new(conn, place.clone(), options, answers);
-        store.shared.start_writer(writer, lock).map_err(failed)?;
+        store.shared.start_writer(writer, lock)?;
         Ok(store)
     }
 
     fn hand_over(&self, request: impl Request + 'static) {
         let work = Work::Write(Box::new(request));
         if let Err(Work::Write(request)) = self.shared.work.push(work) {
-            self.shared.late.refuse(request);
+            self.shared.refused.refuse(request);
         }
     }
 
@@ -175,9 +220,7 @@ impl SqliteEventStore {
         let job: Job = Box::new(move |session| {
             let failed = |error| failure::store_error(what, error);
             let answer = session.and_then(|session| question(session).map_err(failed));
-            let is_sound = !answer.as_ref().is_err_and(|error| {
-                matches!(error.kind(), StoreErrorKind::Io | StoreErrorKind::Corrupt)
-            });
+            let is_sound = answer.is_ok();
             promise.keep(answer);
             is_sound
         });
@@ -192,47 +235,42 @@ impl SqliteEventStore {
     }
 }
 
+/// The place of the file at `path`, to be opened with settings that can work.
+fn checked_place(path: &Path, options: &SqliteOptions) -> Result<Place, OpenError> {
+    options.check().map_err(|source| OpenError::Config {
+        path: path.to_owned(),
+        source,
+    })?;
+    Place::file(path)
+}
+
 impl Shared {
-    fn start_writer(&self, writer: Writer, lock: Option<Arc<FileLock>>) -> std::io::Result<()> {
+    fn start_writer(&self, writer: Writer, lock: Option<FileLock>) -> Result<(), OpenError> {
         let work = Arc::clone(&self.work);
-        self.spawn("event-store-writer", move || {
-            // Released last: until then the connection has the file.
-            let _lock = lock;
-            writer.run(&work);
-        })
+        // The lock is released last: until then the connection has the file.
+        let write = move || (writer.run(&work), lock);
+        self.threads
+            .start_writer(write)
+            .map_err(|error| self.not_started(error))
     }
 
-    fn start_reader(
-        &self,
-        options: &SqliteOptions,
-        lock: Option<Arc<FileLock>>,
-    ) -> std::io::Result<()> {
-        let (place, options) = (self.place.clone(), options.clone());
-        let questions = Arc::clone(&self.questions);
-        self.spawn("event-store-reader", move || {
-            let _lock = lock;
-            reader::run(&place, &options, &questions);
-        })
-    }
-
-    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        self.threads().push(thread);
+    fn start_readers(&self) -> Result<(), OpenError> {
+        for _ in 0..self.options.readers {
+            let (place, options) = (self.place.clone(), self.options.clone());
+            let questions = Arc::clone(&self.questions);
+            let read = move || reader::run(&place, &options, &questions);
+            self.threads
+                .start("event-store-reader", read)
+                .map_err(|error| self.not_started(error))?;
+        }
         Ok(())
     }
 
-    /// Waits until all threads have ended.
-    fn wait(&self) {
-        // Held throughout, so that a second caller returns no sooner than the first.
-        let mut threads = self.threads();
-        let ended = threads.drain(..).map(JoinHandle::join);
-        if ended.filter(Result::is_err).count() > 0 {
-            log::error!("a thread of the store panicked");
+    fn not_started(&self, error: std::io::Error) -> OpenError {
+        OpenError::Store {
+            path: self.place.path().to_owned(),
+            source: failure::file_error("a thread of the store was not started", error),
         }
-    }
-
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -255,7 +293,7 @@ impl EventStore for SqliteEventStore {
     fn submit(&self, batch: Vec<Append>, done: AppendDone) {
         self.hand_over(AppendRequest::new(
             batch,
-            self.shared.max_payload_bytes,
+            self.shared.options.max_payload_bytes,
             done,
         ));
     }
@@ -265,26 +303,30 @@ impl EventStore for SqliteEventStore {
             .await
     }
 
-    async fn read_aggregate(
+    async fn read(
         &self,
-        aggregate: &AggregateRef,
-        versions: RangeInclusive<Version>,
+        query: &EventQuery,
+        after: Position,
         limit: usize,
     ) -> Result<Vec<EventEnvelope>, StoreError> {
-        let aggregate = aggregate.clone();
-        self.ask("the aggregate's history was not read", move |session| {
-            session.history(&aggregate, &versions, limit)
+        let query = query.clone();
+        let read = move |session: &mut Session| session.read(&query, after, limit);
+        let rows = self.ask("the events were not read", read).await?;
+        // Here, so that the next page is read meanwhile.
+        Ok(rows.into_iter().map(NamedRow::into_envelope).collect())
+    }
+
+    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
+        let query = query.clone();
+        self.ask("the events were not counted", move |session| {
+            session.at_once(|session| session.summary(&query))
         })
         .await
     }
 
-    async fn read_log(
-        &self,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError> {
-        self.ask("the log was not read", move |session| {
-            session.log(after, limit)
+    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
+        self.ask("the statistics were not read", |session| {
+            session.at_once(Session::statistics)
         })
         .await
     }

@@ -29,6 +29,11 @@ impl<'a> Transaction<'a> {
         self.known.head
     }
 
+    /// The time to record for what is appended now.
+    pub(crate) fn time(&mut self) -> Timestamp {
+        self.known.time(Timestamp::now())
+    }
+
     /// The event with this id, if it is in the log.
     pub(crate) fn event(&mut self, id: EventId) -> QueryResult<Option<EventEnvelope>> {
         if self.known.is_new(id) {

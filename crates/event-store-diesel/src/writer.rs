@@ -94,6 +94,8 @@ impl Answers {
 /// The owner of the connection that writes.
 pub(crate) struct Writer {
     place: Place,
+    /// Of the file that was opened first.
+    identity: Option<(u64, u64)>,
     options: SqliteOptions,
     answers: Answers,
     session: Option<Session>,
@@ -108,6 +110,8 @@ impl Writer {
         answers: Answers,
     ) -> Self {
         Self {
+            // Where it is gone already, every commit will say so.
+            identity: place.identity().unwrap_or(Some((0, 0))),
             place,
             options,
             answers,
@@ -116,8 +120,8 @@ impl Writer {
         }
     }
 
-    /// Works until the queue is closed and empty.
-    pub(crate) fn run(mut self, queue: &Queue<Work>) {
+    /// Works until the queue is closed and empty; returns what still has the file open.
+    pub(crate) fn run(mut self, queue: &Queue<Work>) -> impl Sized + use<> {
         while let Some(turn) = queue.take(next_turn) {
             match turn {
                 Some(Turn::Write(group)) => self.write(group),
@@ -125,6 +129,7 @@ impl Writer {
                 None => {}
             }
         }
+        self.session
     }
 
     fn write(&mut self, mut group: Vec<Box<dyn Request>>) {
@@ -171,6 +176,7 @@ impl Writer {
         AnsiTransactionManager::begin_transaction_sql(&mut session.conn, "BEGIN IMMEDIATE")
             .map_err(not_committed)?;
         apply(session, &mut self.known, group).map_err(not_committed)?;
+        check_there(&self.place, self.identity).map_err(Fault::NotCommitted)?;
         Manager::commit_transaction(&mut session.conn)
             .map_err(|error| Fault::Unknown(failure::store_error("the commit failed", error)))
     }
@@ -206,6 +212,17 @@ fn apply(
         request.apply(&mut tx)?;
     }
     tx.write_heads()
+}
+
+/// Refuses to commit to a file that nobody will find again: `SQLite` goes on writing to one that was
+/// removed.
+fn check_there(place: &Place, identity: Option<(u64, u64)>) -> Result<(), StoreError> {
+    let what = "the file of the store is gone";
+    match place.identity() {
+        Ok(found) if found == identity => Ok(()),
+        Ok(_) => Err(StoreError::new(StoreErrorKind::Io, what)),
+        Err(error) => Err(StoreError::new(StoreErrorKind::Io, what).caused_by(error)),
+    }
 }
 
 fn open<'a>(

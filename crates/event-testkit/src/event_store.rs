@@ -25,6 +25,15 @@ pub use identity_model::*;
 mod reading;
 pub use reading::*;
 
+mod queries;
+pub use queries::*;
+
+mod figures;
+pub use figures::*;
+
+mod concurrency;
+pub use concurrency::*;
+
 mod deliveries;
 pub use deliveries::*;
 
@@ -71,6 +80,20 @@ macro_rules! event_store_conformance {
             a_history_is_read_by_version
             an_event_is_found_by_its_id
             an_event_of_another_type_is_not_decoded
+            events_are_read_by_type
+            events_are_read_by_correlation
+            events_are_read_by_the_time_of_recording
+            a_history_is_streamed_by_version
+            the_log_is_streamed_after_a_position
+            a_stream_reads_what_is_appended_meanwhile
+            a_history_is_folded_into_a_state
+            p1_odd_payloads_are_read_in_any_way
+            p1_a_payload_over_the_limit_is_refused_with_both_numbers
+            statistics_of_an_empty_store_are_zero
+            statistics_add_up
+            what_is_unfinished_is_read_and_counted
+            p6_of_writers_on_one_aggregate_one_wins_each_version
+            p6_writers_on_different_aggregates_do_not_meet
             d8_a_new_subscription_starts_where_it_says
             d8_a_registration_is_answered_in_the_order_of_the_log
             d8_a_known_subscription_goes_on

@@ -2,3 +2,5 @@
 
 pub mod event_bus;
 pub mod event_store;
+pub mod memory_store;
+pub mod model;

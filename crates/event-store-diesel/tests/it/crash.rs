@@ -8,17 +8,27 @@ use std::{
 };
 
 use domain_events::{EventStore, Position};
-use event_store_diesel::{OpenError, SqliteEventStore, SqliteOptions};
+use event_store_diesel::{Durability, OpenError, SqliteEventStore, SqliteOptions};
 use event_testkit::event_store::{append_all, noted};
 
 use crate::support::{folder, open};
 
-const STORE: &str = "EVENT_STORE_OF_CHILD";
+pub(crate) const STORE: &str = "EVENT_STORE_OF_CHILD";
+
+/// How many events a child appends before it ends by itself.
+pub(crate) const EVENTS: &str = "EVENTS_OF_CHILD";
+/// Set where the child is to run with [`Durability::Normal`].
+pub(crate) const NORMAL: &str = "NORMAL_DURABILITY_OF_CHILD";
+
+/// What has this test binary run nothing but [`child`] on the store.
+pub(crate) fn arguments() -> [&'static str; 4] {
+    ["crash::child", "--exact", "--nocapture", "--ignored"]
+}
 
 /// This test binary once more, running nothing but [`child`] on the store.
-fn spawn_child(path: &Path) -> (Child, BufReader<ChildStdout>) {
+pub(crate) fn spawn_child(path: &Path) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["crash::child", "--exact", "--nocapture", "--ignored"])
+        .args(arguments())
         .env(STORE, path)
         .stdout(Stdio::piped())
         .spawn()
@@ -27,7 +37,7 @@ fn spawn_child(path: &Path) -> (Child, BufReader<ChildStdout>) {
     (child, output)
 }
 
-/// Appends events and says so, one a line, until it is killed.
+/// Appends events and says so, one a line, until it is killed or has appended enough.
 #[test]
 #[ignore = "a process of its own, started by the other tests"]
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
@@ -35,11 +45,20 @@ fn child() {
     let Some(path) = env::var_os(STORE) else {
         return;
     };
-    let store = open(Path::new(&path));
+    let limit = env::var(EVENTS).map_or(u64::MAX, |it| it.parse().unwrap());
+    let durability = match env::var_os(NORMAL) {
+        Some(_) => Durability::Normal,
+        None => Durability::Full,
+    };
+    let options = SqliteOptions {
+        durability,
+        ..SqliteOptions::default()
+    };
+    let store = SqliteEventStore::open(Path::new(&path), options).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    for number in 0.. {
+    for number in 0..limit {
         let event = noted(&(number % 3).to_string(), &number.to_string());
         let positions = runtime.block_on(append_all(&store, [event]));
         println!("\nappended {}", positions[0]);
@@ -49,7 +68,7 @@ fn child() {
 /// Reads what a child says until it has appended this many, and returns the last position.
 ///
 /// The child's output stays open, so that nothing stops it but the kill.
-fn wait_for(output: &mut BufReader<ChildStdout>, events: usize) -> u64 {
+pub(crate) fn wait_for(output: &mut BufReader<ChildStdout>, events: usize) -> u64 {
     let appended = output.lines().map_while(Result::ok);
     let mut positions = appended.filter_map(|line| line.strip_prefix("appended ")?.parse().ok());
     positions.nth(events - 1).unwrap()

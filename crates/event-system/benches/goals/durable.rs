@@ -27,11 +27,11 @@ use crate::{
 };
 
 /// Far more than fit into the page of an index, so that each event touches pages of its own.
-const AGGREGATES: usize = 10_240;
+pub(crate) const AGGREGATES: usize = 10_240;
 const PUBLISHERS: usize = 512;
 const BATCH: usize = 1_000;
 const PAGE: usize = 1_000;
-const FILE: &str = "events.db";
+pub(crate) const FILE: &str = "events.db";
 
 /// One publisher that waits for each commit, against a bare writer thread.
 pub(crate) fn one(scale: Scale) -> Result<Vec<Figure>> {
@@ -172,11 +172,11 @@ pub(crate) fn backlog(scale: Scale) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Fills a new store with `count` events that nobody has handled.
-pub(crate) fn fill(file: &Path, count: usize) -> Result<()> {
+/// Fills a new store with `count` events of so many aggregates, that nobody has handled.
+pub(crate) fn fill(file: &Path, count: usize, aggregates: usize) -> Result<()> {
     let store = open(file)?;
     on_runtime(async move {
-        for batch in batches(count, AGGREGATES, BATCH) {
+        for batch in batches(count, aggregates, BATCH) {
             let append = |event: NewEvent| Append {
                 expected: ExpectedVersion::Any,
                 event: event.seal(),
@@ -308,7 +308,7 @@ impl Durable {
     }
 }
 
-fn open(file: &Path) -> Result<Arc<SqliteEventStore>> {
+pub(crate) fn open(file: &Path) -> Result<Arc<SqliteEventStore>> {
     Ok(Arc::new(SqliteEventStore::open(
         file,
         SqliteOptions::default(),

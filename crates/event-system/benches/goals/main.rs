@@ -11,6 +11,7 @@ mod events;
 mod measure;
 mod memory;
 mod process;
+mod read;
 mod reference;
 mod report;
 mod rest;
@@ -37,6 +38,8 @@ const GOALS: &[(&str, Measure)] = &[
     ("durable/one", durable::one),
     ("durable/concurrent", durable::concurrent),
     ("durable/batch", durable::batch),
+    ("read/history", read::history),
+    ("read/scan", read::scan),
     ("recovery/backlog", durable::backlog),
     ("reference/1000", durable::reference_1000),
     ("start/empty", rest::start_empty),
@@ -72,7 +75,7 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some([file, events]) = options.fill.as_deref() {
-        durable::fill(&PathBuf::from(file), events.parse()?)?;
+        durable::fill(&PathBuf::from(file), events.parse()?, durable::AGGREGATES)?;
         return Ok(ExitCode::SUCCESS);
     }
     measure_and_report(&options)

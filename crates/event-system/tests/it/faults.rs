@@ -1,7 +1,8 @@
 //! The bus over a store with faults: what is held back, fails, or cannot be read, at awkward moments.
 
+mod moments;
+
 use std::{
-    ops::RangeInclusive,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -13,9 +14,10 @@ use async_trait::async_trait;
 use domain_events::{
     AggregateRef, Append, AppendDone, AppendError, BlockedAggregate, ChangesDone, DeadLetter,
     DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent, Event, EventBus, EventEnvelope,
-    EventId, EventStore, ExpectedVersion, HandlerContext, HandlerError, NewEvent, Position,
-    Priority, Progress, PublishError, Receipt, Registration, RegistrationDone, RetryPolicy,
-    RunState, StartFrom, StoreError, StoreErrorKind, Subscription, SubscriptionState, Version,
+    EventId, EventQuery, EventStore, EventSummary, ExpectedVersion, HandlerContext, HandlerError,
+    NewEvent, Position, Priority, Progress, PublishError, Receipt, Registration, RegistrationDone,
+    RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind, StoreStatistics, Subscription,
+    SubscriptionState, Version,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -204,28 +206,31 @@ impl EventStore for Faulty {
         self.inner.get(id).await
     }
 
-    async fn read_aggregate(
+    async fn read(
         &self,
-        aggregate: &AggregateRef,
-        versions: RangeInclusive<Version>,
-        limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError> {
-        if self.aggregates_unreadable.load(SeqCst) {
-            return Err(busy());
-        }
-        self.inner.read_aggregate(aggregate, versions, limit).await
-    }
-
-    async fn read_log(
-        &self,
+        query: &EventQuery,
         after: Position,
         limit: usize,
     ) -> Result<Vec<EventEnvelope>, StoreError> {
+        if matches!(query, EventQuery::History(..)) {
+            if self.aggregates_unreadable.load(SeqCst) {
+                return Err(busy());
+            }
+            return self.inner.read(query, after, limit).await;
+        }
         self.reads.fetch_add(1, SeqCst);
         let hidden = Position::new(self.hidden.load(SeqCst));
-        let mut page = self.inner.read_log(after, limit).await?;
+        let mut page = self.inner.read(query, after, limit).await?;
         page.retain(|event| event.position() != Some(hidden));
         Ok(page)
+    }
+
+    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
+        self.inner.summary(query).await
+    }
+
+    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
+        self.inner.statistics().await
     }
 
     async fn head(&self) -> Result<Position, StoreError> {

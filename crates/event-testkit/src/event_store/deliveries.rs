@@ -17,7 +17,7 @@ fn registration(name: &str, start_from: StartFrom) -> Registration {
     }
 }
 
-async fn begin(store: &impl DeliveryStore, names: &[&str]) -> RunState {
+pub(super) async fn begin(store: &impl DeliveryStore, names: &[&str]) -> RunState {
     let names = names.iter().map(|name| registration(name, StartFrom::Now));
     store.begin_run(names.collect()).await.expect("begun")
 }
@@ -30,7 +30,7 @@ async fn register(store: &impl DeliveryStore, name: &str) -> SubscriptionState {
     receive.await.expect("answered").expect("registered")
 }
 
-async fn change(
+pub(super) async fn change(
     store: &impl DeliveryStore,
     changes: Vec<DeliveryChange>,
 ) -> Result<(), StoreError> {
@@ -152,7 +152,7 @@ pub async fn r3_progress_that_makes_no_sense_is_refused(store: &impl Store) {
     assert_eq!(kept, Progress::default());
 }
 
-fn waiting(position: u64, attempts: u32) -> WaitingDelivery {
+pub(super) fn waiting(position: u64, attempts: u32) -> WaitingDelivery {
     WaitingDelivery {
         position: Position::new(position),
         aggregate: notebook("a"),

@@ -1,4 +1,4 @@
-//! Requests to a store that is closed: each is told so, and on no thread of its caller.
+//! Requests that a store does not take: each is told why, and on no thread of its caller.
 
 use std::{
     collections::VecDeque,
@@ -6,16 +6,17 @@ use std::{
     thread,
 };
 
-use crate::{
-    failure,
-    writer::{Answers, Fault, Request},
-};
+use domain_events::StoreError;
 
-/// Requests that came too late.
+use crate::writer::{Answers, Fault, Request};
+
+/// Requests that are refused.
 #[derive(Clone)]
-pub(crate) struct LateRequests {
+pub(crate) struct RefusedRequests {
     state: Arc<Mutex<State>>,
     answers: Answers,
+    /// Why.
+    refusal: fn() -> StoreError,
 }
 
 #[derive(Default)]
@@ -24,10 +25,13 @@ struct State {
     is_answering: bool,
 }
 
-impl LateRequests {
-    pub(crate) fn new(answers: Answers) -> Self {
-        let state = Arc::default();
-        Self { state, answers }
+impl RefusedRequests {
+    pub(crate) fn new(answers: Answers, refusal: fn() -> StoreError) -> Self {
+        Self {
+            state: Arc::default(),
+            answers,
+            refusal,
+        }
     }
 
     /// Answers `request` soon, after those that came before it.
@@ -41,10 +45,10 @@ impl LateRequests {
             return;
         }
         drop(state);
-        let late = self.clone();
+        let refused = self.clone();
         let answering = thread::Builder::new()
-            .name("event-store-closed".into())
-            .spawn(move || late.answer_all());
+            .name("event-store-refuses".into())
+            .spawn(move || refused.answer_all());
         if answering.is_err() {
             // Without another thread it is better to answer here than never.
             self.answer_all();
@@ -53,7 +57,7 @@ impl LateRequests {
 
     fn answer_all(&self) {
         while let Some(request) = self.next() {
-            let end = Err(Fault::NotCommitted(failure::closed()));
+            let end = Err(Fault::NotCommitted((self.refusal)()));
             self.answers.give(request, end);
         }
     }

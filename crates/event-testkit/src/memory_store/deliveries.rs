@@ -1,0 +1,190 @@
+//! The delivery state of a store in memory.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use domain_events::{
+    BlockedAggregate, DeadLetter, DeliveryChange, DeliveryChanges, Position, Progress,
+    Registration, RunState, StartFrom, StoreError, StoreErrorKind, SubscriptionId,
+    SubscriptionState, WaitingDelivery,
+};
+
+use super::log::{Log, Row};
+
+/// Subscriptions in the order in which they became known, dead letters, and the last run.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    subscriptions: Vec<Subscription>,
+    dead_letters: Vec<DeadLetter>,
+    /// Whether a run has begun and not ended.
+    is_running: bool,
+}
+
+struct Subscription {
+    name: Arc<str>,
+    progress: Progress,
+    waiting: BTreeMap<Position, WaitingDelivery>,
+    blocked: Vec<BlockedAggregate>,
+}
+
+impl Deliveries {
+    /// Whether some subscription has not finished an event.
+    pub(super) fn has_unfinished(&self, row: &Row) -> bool {
+        let position = row.recorded.position;
+        self.subscriptions.iter().any(|it| {
+            position > it.progress.through
+                || it.progress.unfinished.contains(&position)
+                || it.waiting.contains_key(&position)
+                || it.blocked.iter().any(|blocked| {
+                    blocked.aggregate == row.aggregate && blocked.version <= row.recorded.version
+                })
+        })
+    }
+
+    pub(super) fn begin_run(&mut self, registrations: &[Registration], head: Position) -> RunState {
+        let after_clean_end = !std::mem::replace(&mut self.is_running, true);
+        let states = registrations.iter().map(|it| self.register(it, head));
+        RunState {
+            after_clean_end,
+            head,
+            subscriptions: states.collect(),
+        }
+    }
+
+    /// What is known of a subscription, which is made known where it is new.
+    pub(super) fn register(
+        &mut self,
+        registration: &Registration,
+        head: Position,
+    ) -> SubscriptionState {
+        let named = |it: &Subscription| it.name == registration.name;
+        let index = self.subscriptions.iter().position(named);
+        let index = index.unwrap_or_else(|| {
+            let through = match registration.start_from {
+                StartFrom::Now => head,
+                StartFrom::Beginning => Position::ZERO,
+                StartFrom::After(position) => position,
+            };
+            self.subscriptions.push(Subscription {
+                name: Arc::clone(&registration.name),
+                progress: Progress {
+                    through,
+                    unfinished: Vec::new(),
+                },
+                waiting: BTreeMap::new(),
+                blocked: Vec::new(),
+            });
+            self.subscriptions.len() - 1
+        });
+        let known = &self.subscriptions[index];
+        SubscriptionState {
+            id: SubscriptionId::new(index as i64 + 1),
+            progress: known.progress.clone(),
+            waiting: known.waiting.values().cloned().collect(),
+            blocked: known.blocked.clone(),
+        }
+    }
+
+    pub(super) fn dead_letters(&self, subscription: Option<&str>, limit: usize) -> Vec<DeadLetter> {
+        let letters = self.dead_letters.iter();
+        let wanted = letters.filter(|it| subscription.is_none_or(|name| *it.subscription == *name));
+        wanted.take(limit).cloned().collect()
+    }
+
+    /// Makes all changes, or none where one makes no sense.
+    pub(super) fn change(&mut self, changes: DeliveryChanges, log: &Log) -> Result<(), StoreError> {
+        for change in &changes {
+            self.check(change, log)
+                .map_err(|what| StoreError::new(StoreErrorKind::Other, what))?;
+        }
+        changes.into_iter().for_each(|change| self.make(change));
+        Ok(())
+    }
+
+    fn check(&self, change: &DeliveryChange, log: &Log) -> Result<(), &'static str> {
+        let (id, fault) = match change {
+            DeliveryChange::RunEnded => return Ok(()),
+            DeliveryChange::Progressed(id, progress) => (id, !makes_sense(progress)),
+            DeliveryChange::Waiting(id, delivery) => (id, !log.knows(&delivery.aggregate)),
+            DeliveryChange::Blocked(id, blocked) => (id, !log.knows(&blocked.aggregate)),
+            DeliveryChange::Dead(id, letter) => (id, letter.position.is_none()),
+            DeliveryChange::Finished(id, _) => (id, false),
+            // An aggregate that is unknown is not blocked, whoever asks.
+            DeliveryChange::Unblocked(_, aggregate) if !log.knows(aggregate) => return Ok(()),
+            DeliveryChange::Unblocked(id, _) => (id, false),
+            _ => return Err("a change that this store does not know"),
+        };
+        if fault {
+            return Err("a change that makes no sense was not saved");
+        }
+        match self.subscriptions.get(index(*id)) {
+            Some(_) => Ok(()),
+            None => Err("the change of an unknown subscription was not saved"),
+        }
+    }
+
+    fn make(&mut self, change: DeliveryChange) {
+        match change {
+            DeliveryChange::Progressed(id, progress) => self.of(id).progress = progress,
+            DeliveryChange::Waiting(id, delivery) => {
+                self.of(id).waiting.insert(delivery.position, delivery);
+            }
+            DeliveryChange::Finished(id, position) => {
+                self.of(id).waiting.remove(&position);
+            }
+            DeliveryChange::Dead(id, letter) => self.bury(id, letter),
+            DeliveryChange::Blocked(id, blocked) => {
+                let all = &mut self.of(id).blocked;
+                all.retain(|it| it.aggregate != blocked.aggregate);
+                all.push(blocked);
+                all.sort_by_key(|it| it.from);
+            }
+            DeliveryChange::Unblocked(id, aggregate) => {
+                if let Some(known) = self.subscriptions.get_mut(index(id)) {
+                    known.blocked.retain(|it| it.aggregate != aggregate);
+                }
+            }
+            DeliveryChange::RunEnded => self.is_running = false,
+            _ => {}
+        }
+    }
+
+    fn bury(&mut self, id: SubscriptionId, letter: DeadLetter) {
+        let subscription = self.of(id);
+        let letter = DeadLetter {
+            subscription: Arc::clone(&subscription.name),
+            ..letter
+        };
+        if let Some(position) = letter.position {
+            subscription.waiting.remove(&position);
+        }
+        let of_delivery = |it: &&mut DeadLetter| {
+            it.subscription == letter.subscription && it.position == letter.position
+        };
+        match self.dead_letters.iter_mut().find(of_delivery) {
+            Some(earlier) => *earlier = letter,
+            None => self.dead_letters.push(letter),
+        }
+    }
+
+    /// A subscription whose number was checked.
+    fn of(&mut self, id: SubscriptionId) -> &mut Subscription {
+        &mut self.subscriptions[index(id)]
+    }
+}
+
+/// Where a subscription is among them; beyond their end where there is none with this number.
+fn index(id: SubscriptionId) -> usize {
+    usize::try_from(id.get() - 1).unwrap_or(usize::MAX)
+}
+
+/// Whether positions ascend from 1 to the end.
+fn makes_sense(progress: &Progress) -> bool {
+    let positions = &progress.unfinished;
+    positions.is_sorted_by(|a, b| a < b)
+        && positions
+            .first()
+            .is_none_or(|first| *first > Position::ZERO)
+        && positions
+            .last()
+            .is_none_or(|last| *last <= progress.through)
+}
