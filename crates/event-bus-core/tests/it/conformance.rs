@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain_events::EventBus;
 use event_bus_core::{BusConfig, InMemoryEventBus};
-use event_testkit::event_bus::BusHarness;
+use event_testkit::event_bus::{Abilities, BusHarness};
 
 struct Volatile;
 
@@ -18,9 +18,9 @@ impl BusHarness for Volatile {
         Arc::new(InMemoryEventBus::new(config).unwrap())
     }
 
-    fn is_durable(&self) -> bool {
-        false
+    fn abilities(&self) -> Abilities {
+        Abilities::ALL_VOLATILE
     }
 }
 
-event_testkit::event_bus_conformance!(Volatile);
+event_testkit::event_bus_conformance!(Volatile, paused);

@@ -111,18 +111,6 @@ fn waits(began: &Arc<AtomicUsize>, gate: &Arc<Semaphore>) -> Subscription {
 }
 
 #[tokio::test]
-async fn p4_who_waits_for_room_is_told_that_the_bus_has_stopped() {
-    let began = Arc::default();
-    let bus = started(1, 1, [hangs(&began)]).await;
-    bus.publish(rung("a", 0)).await.unwrap();
-    let mut publish = bus.publish(rung("a", 1));
-    assert!(is_pending(&mut publish).await);
-    soon(bus.stop(Duration::ZERO)).await.unwrap();
-    let refused = soon(publish).await.map(drop);
-    assert!(matches!(refused, Err(PublishError::Stopped)), "{refused:?}");
-}
-
-#[tokio::test]
 async fn p4_who_waits_for_room_is_not_let_in_once_a_stop_has_begun() {
     let (began, gate) = (Arc::default(), Arc::new(Semaphore::new(0)));
     let bus = started(1, 1, [waits(&began, &gate)]).await;

@@ -1,5 +1,8 @@
 //! The bus without a store, checked from outside.
 
 mod conformance;
+mod dead_letters;
+mod drops;
 mod edges;
-mod retry;
+mod leftovers;
+mod model;

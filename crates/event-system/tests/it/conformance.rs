@@ -5,8 +5,15 @@ use std::sync::Arc;
 use domain_events::EventBus;
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
-use event_testkit::event_bus::BusHarness;
+use event_testkit::event_bus::{Abilities, BusHarness};
 use tempfile::TempDir;
+
+const ABILITIES: Abilities = Abilities {
+    durable: true,
+    orderings: false,
+    failure_policies: false,
+    replay: false,
+};
 
 fn bus_over(store: SqliteEventStore, capacity: usize, workers: usize) -> Arc<dyn EventBus> {
     let config = BusConfig {
@@ -28,8 +35,8 @@ impl BusHarness for InMemory {
         )
     }
 
-    fn is_durable(&self) -> bool {
-        true
+    fn abilities(&self) -> Abilities {
+        ABILITIES
     }
 }
 
@@ -45,8 +52,8 @@ impl BusHarness for InFile {
         )
     }
 
-    fn is_durable(&self) -> bool {
-        true
+    fn abilities(&self) -> Abilities {
+        ABILITIES
     }
 }
 

@@ -93,8 +93,8 @@ pub async fn f2_each_verdict_has_its_consequence(harness: &dyn BusHarness) {
     }
 }
 
-/// F3: other aggregates pass by a delivery that waits for its retry, and a long wait does not
-/// delay a short one.
+/// F3, D6: other aggregates pass by a delivery that waits for its retry, and a long wait does not
+/// delay a short one behind it.
 pub async fn f3_a_long_wait_delays_nobody_else(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 1);
     let journal = Journal::default();

@@ -1,4 +1,4 @@
-//! Starting, stopping, subscribing, counting.
+//! Starting, coming to rest, counting.
 
 use std::{
     sync::{Arc, Mutex},
@@ -6,21 +6,27 @@ use std::{
 };
 
 use domain_events::{
-    DeliveryOutcome, Event, HandlerContext, HandlerError, PublishError, StartError, StopError,
-    StopReport, SubscribeError, Subscription, WaitError,
+    Event, HandlerContext, HandlerError, PublishError, StartError, StopError, Subscription,
+    WaitError,
 };
 use tokio::sync::Semaphore;
 
 use super::{
-    BusHarness, Followed, Journal, Noted, gated, journal_of, noted, quick_retries, soon, started,
+    BusHarness, Followed, HOUR, Journal, Noted, followed, gated, hears, is_pending, noted,
+    quick_retries, soon, started,
 };
 
-/// L1: publishing before the start and starting twice are typed errors, and every worker runs when
-/// `start` returns.
+/// L1: publishing before the start and starting twice are typed errors, and the worker count is right
+/// when `start` returns.
 pub async fn l1_misuse_of_the_life_cycle_is_a_typed_error(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 3);
-    let early = bus.publish(noted("a", 1)).await;
-    assert!(matches!(early, Err(PublishError::NotStarted)));
+    for early in [
+        bus.publish(noted("a", 1)).await,
+        bus.try_publish(noted("a", 1)).await,
+        bus.publish_timeout(noted("a", 1), HOUR).await,
+    ] {
+        assert!(matches!(early, Err(PublishError::NotStarted)), "{early:?}");
+    }
     bus.start().await.unwrap();
     assert_eq!(bus.statistics().workers, 3);
     assert!(bus.statistics().running);
@@ -32,81 +38,53 @@ pub async fn l1_misuse_of_the_life_cycle_is_a_typed_error(harness: &dyn BusHarne
     ));
 }
 
-/// L2: a stop finishes what is in memory, reports it, and may be repeated.
-pub async fn l2_a_stop_drains_and_reports(harness: &dyn BusHarness) {
-    let bus = harness.bus(100, 1);
-    let (gate, journal) = (Arc::new(Semaphore::new(0)), Journal::default());
-    started(&bus, [gated(&journal, &gate)]).await;
-    for number in 0..5 {
-        bus.publish(noted("a", number)).await.unwrap();
-    }
-    let stopping = tokio::spawn({
-        let bus = Arc::clone(&bus);
-        async move { bus.stop(Duration::from_secs(20)).await.unwrap() }
-    });
-    let refused = async {
-        while !matches!(
-            bus.try_publish(noted("b", 9)).await,
-            Err(PublishError::Stopped)
-        ) {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(refused).await;
-    gate.add_permits(100);
-    let report = soon(stopping).await.unwrap();
-    assert!(report.drained >= 5, "{report:?}");
-    assert_eq!(
-        (report.abandoned, report.left_in_log, report.cut_off),
-        (0, 0, 0)
-    );
-    assert_eq!(report.unsaved, None);
-    assert!(journal.of("seen").starts_with(&[0, 1, 2, 3, 4]));
-    let again = soon(bus.stop(Duration::from_secs(1))).await.unwrap();
-    assert_eq!(again, StopReport::default());
-}
-
-/// L2: a handler that is still running at the deadline is cut off, and its receipt says so.
-pub async fn l2_what_runs_at_the_deadline_is_cut_off(harness: &dyn BusHarness) {
-    let bus = harness.bus(100, 1);
-    let began = Arc::new(Semaphore::new(0));
-    let begin = Arc::clone(&began);
-    let never = move |_: Event<Noted>, _| {
-        begin.add_permits(1);
-        std::future::pending()
-    };
-    started(&bus, [Subscription::from_fn("never", never)]).await;
-    let first = bus.publish(noted("a", 1)).await.unwrap();
-    let second = bus.publish(noted("a", 2)).await.unwrap();
-    soon(began.acquire()).await.unwrap().forget();
-    let report = soon(bus.stop(Duration::from_millis(10))).await.unwrap();
-    assert_eq!(report.cut_off, 1);
-    assert_eq!(report.left_in_log + report.abandoned, 2, "{report:?}");
-    assert_eq!(report.left_in_log > 0, harness.is_durable());
-    for receipt in [first, second] {
-        let handled = soon(receipt.handled()).await.unwrap();
-        assert_eq!(handled.outcomes[0].1, DeliveryOutcome::Stopped);
-    }
-}
-
-/// L4: subscribing and unsubscribing work while events pass.
-pub async fn l4_subscriptions_come_and_go(harness: &dyn BusHarness) {
+/// L3: waiting for rest waits for what is queued, for retries, and for what handlers publish, in
+/// every pipeline; several may wait, and whoever gives up changes nothing.
+pub async fn l3_rest_comes_after_retries_and_what_follows(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 2);
     let journal = Journal::default();
-    started(&bus, [journal_of("first", &journal)]).await;
-    bus.publish(noted("a", 1)).await.unwrap();
+    let log = journal.clone();
+    let chain = move |event: Event<Noted>, cx: HandlerContext| {
+        let journal = log.clone();
+        async move {
+            if event.number.is_multiple_of(5) && cx.attempt() < 3 {
+                return Err(HandlerError::transient("not yet"));
+            }
+            if event.number < 20 {
+                cx.publish(noted("a", event.number + 1)).await?;
+                cx.publish(followed("b", event.number)).await?;
+            }
+            journal.write("chain", event.number);
+            Ok(())
+        }
+    };
+    let chain = Subscription::from_fn("chain", chain).retry(quick_retries(3));
+    started(&bus, [chain, hears("hears", &journal).isolated(1)]).await;
     soon(bus.wait_idle()).await.unwrap();
-    bus.subscribe(journal_of("second", &journal)).await.unwrap();
-    let taken = bus.subscribe(journal_of("second", &journal)).await;
-    assert!(matches!(taken, Err(SubscribeError::DuplicateName(name)) if &*name == "second"));
-    bus.publish(noted("a", 2)).await.unwrap();
+    bus.publish(noted("a", 0)).await.unwrap();
+    let mut given_up = bus.wait_idle();
+    assert!(is_pending(&mut given_up).await);
+    drop(given_up);
+    let (one, other) = tokio::join!(soon(bus.wait_idle()), soon(bus.wait_idle()));
+    assert_eq!((one, other), (Ok(()), Ok(())));
+    assert_eq!(journal.of("chain"), (0..=20).collect::<Vec<_>>());
+    assert_eq!(journal.of("hears"), (0..20).collect::<Vec<_>>());
+    assert_eq!(bus.statistics().in_flight, 0);
+}
+
+/// L3: before the start and after the stop there is rest.
+pub async fn l3_there_is_rest_before_the_start_and_after_the_stop(harness: &dyn BusHarness) {
+    let bus = harness.bus(10, 1);
     soon(bus.wait_idle()).await.unwrap();
-    assert!(soon(bus.unsubscribe("first")).await);
-    assert!(!soon(bus.unsubscribe("first")).await);
-    bus.publish(noted("a", 3)).await.unwrap();
+    let journal = Journal::default();
+    let waits = gated(&journal, &Arc::new(Semaphore::new(0)));
+    started(&bus, [waits]).await;
+    bus.publish(noted("a", 0)).await.unwrap();
+    let mut idle = bus.wait_idle();
+    assert!(is_pending(&mut idle).await);
+    soon(bus.stop(Duration::ZERO)).await.unwrap();
+    soon(idle).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
-    assert_eq!(journal.of("first"), [1, 2]);
-    assert_eq!(journal.of("second"), [2, 3]);
 }
 
 /// L4: from inside a handler, whatever would wait for the handler is a typed error.
