@@ -344,7 +344,8 @@ impl NewEvent {
 
     /// The envelope of the event, everything left open filled in; not yet recorded.
     pub fn seal(self) -> EventEnvelope {
-        let id = self.id.unwrap_or_else(EventId::new);
+        let now = Timestamp::now();
+        let id = self.id.unwrap_or_else(|| EventId::fresh(now));
         EventEnvelope {
             id,
             event_type: Name::Static(self.event_type),
@@ -356,7 +357,7 @@ impl NewEvent {
                 causation_id: self.causation_id,
                 entries: self.entries,
             },
-            occurred_at: self.occurred_at.unwrap_or_else(Timestamp::now),
+            occurred_at: self.occurred_at.unwrap_or(now),
             recorded: None,
             damaged: false,
             payload: self.payload,

@@ -29,6 +29,26 @@ type Call =
 type Filter = dyn Fn(&Arc<EventEnvelope>) -> Result<bool, DecodeError> + Send + Sync;
 
 /// A handler under a stable, unique name: the unit of delivery, retry and progress.
+///
+/// What is not said is the common case: the default pipeline, order per aggregate, four attempts, and
+/// later events of an aggregate going on past a dead letter.
+///
+/// ```
+/// use domain_events::{DomainEvent, Event, FailurePolicy, HandlerContext, RetryPolicy, Subscription};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize, DomainEvent)]
+/// # #[domain_event(name = "shop.order-placed", aggregate = "order", id = order_id)]
+/// # struct OrderPlaced { order_id: String, total: u64 }
+/// let invoice = |placed: Event<OrderPlaced>, _cx: HandlerContext| async move {
+///     println!("{} owes {}", placed.order_id, placed.total);
+///     Ok(())
+/// };
+/// Subscription::from_fn("invoices", invoice)
+///     .filter(|placed: &OrderPlaced| placed.total > 0)
+///     .isolated(2)                                     // a queue and two workers of its own (D4)
+///     .retry(RetryPolicy::exponential().max_attempts(8))
+///     .failure_policy(FailurePolicy::ParkAggregate);   // later events of the order wait for a person (F5)
+/// ```
 #[derive(Clone)]
 pub struct Subscription {
     name: Arc<str>,

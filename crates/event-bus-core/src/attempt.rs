@@ -21,7 +21,7 @@ use crate::{
     inside::{self, BusId},
     record::Record,
     seat::Worker,
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
 };
 
 /// How an attempt ended.

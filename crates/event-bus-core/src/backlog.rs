@@ -16,7 +16,7 @@ use crate::{
     mailboxes::{BacklogStart, MailboxId},
     seat::Worker,
     state::State,
-    subscriptions::{Begun, Subscribed},
+    subscribed::{Begun, Subscribed},
     timers::Due,
 };
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     record::{Record, Rest},
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
 };
 
 /// What a blocked subscription has not handled of an aggregate, the first delivery first. Rounds
@@ -171,7 +171,7 @@ impl Blocked {
     pub(crate) fn urgency(&self) -> Urgency {
         match &self.behind {
             Behind::Memory(records) => {
-                let urgencies = records.iter().map(|record| record.envelope.urgency());
+                let urgencies = records.iter().map(|record| record.urgency);
                 urgencies.max().unwrap_or(Urgency::Normal)
             }
             Behind::Log { .. } => Urgency::Normal,

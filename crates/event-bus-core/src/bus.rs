@@ -15,14 +15,15 @@ use domain_events::{
 use tokio::runtime::Handle;
 
 use crate::{
-    BusConfig, aboard, dead_letters,
+    BusConfig, aboard, ashore, dead_letters,
     engine::{Engine, Stores, discard},
     inside, lifecycle,
     lifecycle::Phase,
     meters::latency,
     pausing,
     publish::publish,
-    subscriptions::Subscribed,
+    stopping,
+    subscribed::Subscribed,
     waiting::NoRoom,
 };
 
@@ -144,7 +145,7 @@ impl EventBus for InMemoryEventBus {
         }
         // In a task of its own, so that a stop that is given up half-way still comes to its end.
         let engine = Arc::clone(&self.engine);
-        Ok(own_task(async move { lifecycle::stop(&engine, deadline).await }).await)
+        Ok(own_task(async move { stopping::stop(&engine, deadline).await }).await)
     }
 
     async fn publish(&self, event: NewEvent) -> Result<Receipt, PublishError> {
@@ -204,10 +205,10 @@ impl EventBus for InMemoryEventBus {
         let was_planned = !planned.is_empty();
         discard(planned);
         let engine = Arc::clone(&self.engine);
-        let Some(leaving) = aboard::leave(&engine, name) else {
+        let Some(leaving) = ashore::leave(&engine, name) else {
             return was_planned;
         };
-        let left = own_task(async move { aboard::left(&engine, leaving).await });
+        let left = own_task(async move { ashore::left(&engine, leaving).await });
         if !inside::is_inside(self.engine.id) {
             left.await;
         }

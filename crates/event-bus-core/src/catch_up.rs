@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::{
-    admission::Wanted,
     after::After,
     engine::{Engine, Stores},
     pipeline::PipelineId,
     state::State,
+    waiters::Wanted,
     waiting::{NoRoom, wait_for_places},
 };
 

@@ -16,7 +16,8 @@ use crate::{
     mailboxes::Mailboxes,
     pipeline::PipelineId,
     record::{Marks, Record, Rest},
-    subscriptions::{Member, Subscribed, Subscriptions},
+    subscribed::Subscribed,
+    subscriptions::{Member, Subscriptions},
 };
 
 /// A place in the log with everything before it that is not finished.

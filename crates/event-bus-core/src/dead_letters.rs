@@ -19,7 +19,7 @@ use crate::{
     pipeline::Pipeline,
     record::{Marks, Record},
     state::State,
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
 };
 
 /// The longest error text that is kept, in bytes (F6).

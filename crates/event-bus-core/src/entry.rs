@@ -6,7 +6,7 @@ use domain_events::{EventEnvelope, Handling, Receipt};
 use tokio::time::Instant;
 
 use crate::{
-    admission::{Arriving, Needs, Wanted},
+    admission::Needs,
     after::After,
     followed::Followed,
     pipeline::PipelineId,
@@ -14,6 +14,7 @@ use crate::{
     state::State,
     subscriptions::Subscriptions,
     sync::AtomicUsize,
+    waiters::{Arriving, Wanted},
 };
 
 /// How events come in.

@@ -12,6 +12,8 @@ mod publish;
 
 mod admission;
 
+mod waiters;
+
 mod waiting;
 
 mod entry;
@@ -25,6 +27,8 @@ mod followed;
 mod mailboxes;
 
 mod blocked;
+
+mod blocking;
 
 mod run;
 
@@ -68,11 +72,17 @@ mod pipeline;
 
 mod lifecycle;
 
+mod stopping;
+
 mod subscriptions;
+
+mod subscribed;
 
 mod seat;
 
 mod aboard;
+
+mod ashore;
 
 mod inside;
 

@@ -19,7 +19,7 @@ use crate::{
     lanes::Lanes,
     record::Record,
     run::Run,
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
 };
 
 /// How many events of an aggregate a worker takes before others get their turn (D5).
@@ -100,7 +100,7 @@ impl Mailboxes {
 
     /// Queues an event. Returns whether one more worker has something to do.
     pub(crate) fn push(&mut self, record: Arc<Record>) -> bool {
-        let urgency = record.envelope.urgency();
+        let urgency = record.urgency;
         let id = self.mailbox(record.envelope.aggregate());
         let mailbox = &mut self.boxes[id];
         mailbox.queue.push(record);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     after::After, blocked::Stand, engine::Engine, inside, mailboxes::MailboxId, state::State,
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
 };
 
 /// Pauses a subscription; returns after its running attempts. Whether there is one of the name.

@@ -7,12 +7,13 @@ use domain_events::{
 };
 
 use crate::{
-    admission::{Arriving, Entered, Needs, Wanted},
+    admission::Needs,
     append::append,
     engine::Engine,
     entry::{Entry, Way},
     inside,
     lifecycle::Phase,
+    waiters::{Arriving, Entered, Wanted},
     waiting::{NoRoom, Waiting, reserve},
 };
 

@@ -5,13 +5,16 @@ use std::{
     task::{Poll, Waker},
 };
 
-use domain_events::{BoxFuture, DeliveryOutcome, EventEnvelope, Handled, Handling, WaitError};
+use domain_events::{
+    BoxFuture, DeliveryOutcome, EventEnvelope, Handled, Handling, Urgency, WaitError,
+};
 use tokio::time::Instant;
 
 use crate::{
     engine::wake,
     inside::{self, BusId},
-    subscriptions::{Subscribed, Targets},
+    subscribed::Subscribed,
+    subscriptions::Targets,
     sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, lock},
 };
 
@@ -40,6 +43,8 @@ pub(crate) enum Rest {
 pub(crate) struct Record {
     pub(crate) envelope: Arc<EventEnvelope>,
     pub(crate) targets: Targets,
+    /// The envelope's, so that steps under the lock need not go there for it.
+    pub(crate) urgency: Urgency,
     pub(crate) accepted_at: Instant,
     pub(crate) marks: Marks,
     /// In how many pipelines the event is not finished; `None` where it is in no other.
@@ -71,6 +76,7 @@ impl Record {
     ) -> Self {
         let count = targets.len();
         Self {
+            urgency: envelope.urgency(),
             envelope,
             targets,
             accepted_at,

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use shuttle::future::{block_on, spawn};
 
 use crate::{
-    BusConfig, aboard, dead_letters, engine::Engine, lifecycle::Phase, pausing,
+    BusConfig, aboard, ashore, dead_letters, engine::Engine, lifecycle::Phase, pausing,
     pipeline::PipelineId, publish::publish, seat::Worker, waiting::NoRoom, worker,
 };
 
@@ -392,8 +392,8 @@ fn l4_unsubscribing_beside_publishing_leaves_nothing_behind() {
             let goes = {
                 let engine = Arc::clone(&bus.engine);
                 spawn(async move {
-                    let leaving = aboard::leave(&engine, "goes").unwrap();
-                    aboard::left(&engine, leaving).await;
+                    let leaving = ashore::leave(&engine, "goes").unwrap();
+                    ashore::left(&engine, leaving).await;
                 })
             };
             let mut receipts = Vec::new();

@@ -7,7 +7,6 @@ use domain_events::{Ordering, Position, Subscription};
 
 use crate::{
     BusConfig,
-    admission::{Entered, Waiters},
     after::After,
     dead_letters::DeadLetters,
     entry::needs,
@@ -15,8 +14,10 @@ use crate::{
     inside::BusId,
     pipeline::{Pipeline, PipelineId, Pipelines},
     record::Record,
-    subscriptions::{Member, Subscribed, Subscriptions},
+    subscribed::Subscribed,
+    subscriptions::{Member, Subscriptions},
     unsaved::Unsaved,
+    waiters::{Entered, Waiters},
 };
 
 /// The state of a bus.

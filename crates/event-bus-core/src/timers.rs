@@ -14,7 +14,7 @@ use crate::{
     engine::Engine,
     mailboxes::MailboxId,
     state::State,
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
     sync::{Mutex, lock},
 };
 

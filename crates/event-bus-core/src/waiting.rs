@@ -9,11 +9,12 @@ use std::{
 use domain_events::{NewEvent, PublishError};
 
 use crate::{
-    admission::{Entered, Needs, Waiter, Wanted},
+    admission::Needs,
     after::After,
     engine::{Engine, discard},
     pipeline::PipelineId,
     state::State,
+    waiters::{Entered, Waiter, Wanted},
 };
 
 /// What to do where there is no room.

@@ -2,17 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain_events::{
-    DeadLetter, DeadLetterReason, DeliveryChange, DeliveryOutcome, EventEnvelope, Timestamp,
-    WaitingDelivery,
-};
+use domain_events::{DeadLetter, DeadLetterReason, DeliveryOutcome, EventEnvelope, Timestamp};
 use tokio::time::Instant;
 
 use crate::{
-    after::After,
     attempt::{Attempt, Decision, Given, attempt, decide},
     backlog,
-    blocked::{Behind, Blocked, Stand},
+    blocking::Failed,
     dead_letters::mourn,
     engine::{Engine, discard},
     lifecycle::Phase,
@@ -20,9 +16,7 @@ use crate::{
     record::Record,
     run::Run,
     seat::Worker,
-    state::State,
-    subscriptions::{Begun, Subscribed},
-    timers::Due,
+    subscribed::{Begun, Subscribed},
 };
 
 /// How long a worker leads the events of one aggregate before it looks what else there is.
@@ -180,14 +174,6 @@ impl Led {
     }
 }
 
-/// A first attempt that failed.
-pub(crate) struct Failed<'a> {
-    mailbox: MailboxId,
-    record: &'a Arc<Record>,
-    target: usize,
-    took: Duration,
-}
-
 /// Counts a delivery that is handled or skipped.
 pub(crate) fn count(
     worker: &Worker,
@@ -224,98 +210,5 @@ pub(crate) fn dead_letter(
         error,
         first_attempt_at,
         dead_at: Timestamp::now(),
-    }
-}
-
-impl State {
-    /// Blocks a subscription on the aggregate whose event it failed to handle, until the retry is
-    /// through; durable, the delivery and all later ones of the aggregate are left to the log.
-    fn block(&mut self, failed: &Failed<'_>, delay: Duration, error: String, after: &mut After) {
-        let Failed {
-            mailbox,
-            record,
-            target,
-            took,
-        } = *failed;
-        let subscribed = &record.targets[target];
-        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
-            return;
-        };
-        if self.is_closed {
-            return;
-        }
-        subscribed.meters.shared().waiting.up();
-        let now = Instant::now();
-        let began = now.checked_sub(took).unwrap_or(now);
-        let due = Due::after(delay, mailbox, subscribed);
-        let blocked = Blocked::new(subscribed, Behind::of(record), Stand::Waiting);
-        let blocked = blocked.attempted(1, began);
-        let Some((id, recorded)) = subscribed.id.zip(record.envelope.recorded()) else {
-            after.due.push(due);
-            after.told.extend(blocked.note_rest());
-            pipeline.mailboxes.block(mailbox, blocked);
-            return self.drop_if_removed(mailbox, subscribed, after);
-        };
-        let aggregate = record.envelope.aggregate();
-        let waiting = WaitingDelivery {
-            position: recorded.position,
-            aggregate: aggregate.clone(),
-            attempts: 1,
-            first_attempt_at: blocked.first_attempt_at(),
-            due_at: Timestamp::now().after(delay),
-            last_error: error,
-        };
-        // The rows and the leaving are one step, so that progress never passes without the rows (R1).
-        let rows = [DeliveryChange::Waiting(id, waiting)];
-        self.unsaved
-            .change(rows.into_iter().chain(blocked.row(aggregate)), Some(due));
-        pipeline.mailboxes.block(mailbox, blocked);
-        after.saver = true;
-        self.leave(subscribed.pipeline, record, target, after);
-        self.drop_if_removed(mailbox, subscribed, after);
-    }
-
-    /// Holds a delivery until its subscription is resumed. Where it has been already, the delivery
-    /// waits for the end of the run alone.
-    pub(crate) fn hold(
-        &mut self,
-        mailbox: MailboxId,
-        record: &Arc<Record>,
-        target: usize,
-        after: &mut After,
-    ) {
-        let subscribed = &record.targets[target];
-        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
-            return;
-        };
-        if self.is_closed {
-            return;
-        }
-        let blocked = Blocked::new(subscribed, Behind::of(record), Stand::AfterRun);
-        let row = blocked.row(record.envelope.aggregate());
-        pipeline.mailboxes.block(mailbox, blocked);
-        if let Some(blocked) = pipeline.mailboxes.blocked(mailbox, subscribed) {
-            after.told.extend(blocked.note_rest());
-        }
-        if pipeline.cursor.is_some() {
-            self.unsaved.change(row, None);
-            after.saver = true;
-            self.leave(subscribed.pipeline, record, target, after);
-        }
-        self.drop_if_removed(mailbox, subscribed, after);
-    }
-}
-
-impl Behind {
-    /// The backlog that begins, and ends, with this event.
-    pub(crate) fn of(record: &Arc<Record>) -> Self {
-        match record.envelope.recorded() {
-            None => Self::Memory([Arc::clone(record)].into()),
-            Some(recorded) => Self::Log {
-                from: recorded.position,
-                version: recorded.version,
-                through: recorded.position,
-            },
-        }
     }
 }

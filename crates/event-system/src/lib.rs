@@ -17,8 +17,8 @@ pub use error::SystemError;
 
 #[doc(no_inline)]
 pub use domain_events::{
-    self, DomainEvent, Event, EventHandler, HandlerContext, HandlerError, NewEvent, Priority,
-    Receipt, RetryPolicy, StartFrom, Subscription, Urgency,
+    self, DomainEvent, Event, EventHandler, FailurePolicy, HandlerContext, HandlerError, NewEvent,
+    Ordering, Priority, Receipt, RetryPolicy, StartFrom, Subscription, Urgency,
 };
 #[doc(no_inline)]
 pub use event_bus_core::BusConfig;

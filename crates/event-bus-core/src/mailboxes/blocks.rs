@@ -7,7 +7,7 @@ use domain_events::{AggregateRef, DeliveryChange, Position};
 use super::{Mailbox, MailboxId, Mailboxes, Ready, Turn};
 use crate::{
     blocked::{Behind, Blocked, Stand},
-    subscriptions::Subscribed,
+    subscribed::Subscribed,
 };
 
 impl Mailboxes {

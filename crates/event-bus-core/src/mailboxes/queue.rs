@@ -18,7 +18,7 @@ pub(super) struct Urgencies([u32; 3]);
 
 impl Queue {
     pub(super) fn push(&mut self, record: Arc<Record>) {
-        self.urgencies.0[record.envelope.urgency() as usize] += 1;
+        self.urgencies.0[record.urgency as usize] += 1;
         self.records.push_back(record);
     }
 
@@ -31,7 +31,7 @@ impl Queue {
 
 impl Urgencies {
     pub(super) fn less(&mut self, record: &Record) {
-        self.0[record.envelope.urgency() as usize] -= 1;
+        self.0[record.urgency as usize] -= 1;
     }
 
     /// The highest urgency of which there is an event.

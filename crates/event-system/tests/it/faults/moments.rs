@@ -1,6 +1,6 @@
 //! Who comes, goes and is dropped at awkward moments of a bus over a store.
 
-use domain_events::{DeliveryOutcome, StopReport};
+use domain_events::StopReport;
 
 use super::*;
 
