@@ -191,9 +191,9 @@ pub enum ReadError {
 pub struct EventSummary {
     /// How many there are.
     pub events: u64,
-    /// Place and time of the first.
+    /// Place and time of the first, as noted there: whether they are damaged shows when it is read.
     pub first: Option<Recorded>,
-    /// Place and time of the last.
+    /// Place and time of the last, likewise.
     pub last: Option<Recorded>,
 }
 

@@ -8,11 +8,25 @@ use crate::pipeline::PipelineId;
 pub(crate) struct Room {
     capacity: usize,
     taken: usize,
+    /// Whether it was said that it is nearly full.
+    is_nearly_full: bool,
+}
+
+/// A room that has become nearly full, or is so no more (B1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Crossing {
+    pub(crate) taken: usize,
+    pub(crate) capacity: usize,
+    pub(crate) is_nearly_full: bool,
 }
 
 impl Room {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, taken: 0 }
+        Self {
+            capacity,
+            taken: 0,
+            is_nearly_full: false,
+        }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -31,6 +45,26 @@ impl Room {
 
     pub(crate) fn take(&mut self, count: usize) {
         self.taken += count;
+    }
+
+    /// Whether more than 80 % have come to be taken since this was asked last; or, after that, less
+    /// than 60 %, so that it is not said again with every event where the two are close.
+    pub(crate) fn crossed(&mut self) -> Option<Crossing> {
+        let (taken, capacity) = (self.taken as u128 * 100, self.capacity as u128);
+        let crossed = if self.is_nearly_full {
+            taken < capacity * 60
+        } else {
+            taken > capacity * 80
+        };
+        if !crossed {
+            return None;
+        }
+        self.is_nearly_full = !self.is_nearly_full;
+        Some(Crossing {
+            taken: self.taken,
+            capacity: self.capacity,
+            is_nearly_full: self.is_nearly_full,
+        })
     }
 
     /// Takes the place of one event, if there is one.
@@ -98,6 +132,18 @@ impl Needs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_room_says_once_that_it_is_nearly_full_and_once_that_it_is_not() {
+        let mut room = Room::new(10);
+        let mut said = Vec::new();
+        for taken in [8, 9, 10, 9, 8, 9, 6, 5, 6, 8, 9] {
+            room.give_back(room.taken);
+            room.take(taken);
+            said.extend(room.crossed().map(|it| (it.taken, it.is_nearly_full)));
+        }
+        assert_eq!(said, [(9, true), (5, false), (9, true)]);
+    }
 
     #[test]
     fn p5_handlers_have_as_much_room_again_and_pay_it_back_first() {

@@ -4,7 +4,9 @@ use std::{any::Any, sync::Arc, task::Waker};
 
 use tokio::sync::Notify;
 
-use crate::{followed::Followed, record::Record, timers::Due};
+use crate::{
+    admission::Crossing, followed::Followed, pipeline::PipelineId, record::Record, timers::Due,
+};
 
 /// Whom a step has set going, what it has to tell, and what it must not drop itself: wakers are
 /// anybody's code, and payloads are the user's.
@@ -23,6 +25,8 @@ pub(crate) struct After {
     pub(crate) due: Vec<Due>,
     /// Pipelines that have something to read from the log.
     pub(crate) behind: Vec<Arc<Notify>>,
+    /// Pipelines that have become nearly full, or are so no more.
+    pub(crate) crossings: Vec<(PipelineId, Crossing)>,
     /// Whether there is something new to save.
     pub(crate) saver: bool,
     /// Whether the bus may have become idle.

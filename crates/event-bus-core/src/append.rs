@@ -221,7 +221,7 @@ impl State {
         }
         after.saver |= self.unsaved.progress();
         if has_room {
-            pipeline.push(Arc::clone(&record), after);
+            pipeline.push(id, Arc::clone(&record), after);
         }
         Some(record)
     }

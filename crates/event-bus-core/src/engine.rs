@@ -11,10 +11,12 @@ use tokio::sync::Notify;
 
 use crate::{
     BusConfig,
+    admission::Crossing,
     after::After,
     inside::BusId,
     lifecycle::Lifecycle,
     mailboxes::Start,
+    pipeline::PipelineId,
     run::Run,
     seat::Worker,
     state::State,
@@ -99,8 +101,30 @@ impl Engine {
             .drain(..)
             .for_each(|behind| behind.notify_one());
         after.dropped.drain(..).for_each(discard);
+        for (pipeline, crossing) in after.crossings.drain(..) {
+            self.tell_crossing(pipeline, crossing);
+        }
         if after.quiet {
             self.quiet.notify_waiters();
+        }
+    }
+
+    /// Says that a pipeline is nearly full, or is so no more; not under the lock, as a logger is the
+    /// user's.
+    fn tell_crossing(&self, pipeline: PipelineId, crossing: Crossing) {
+        let Crossing {
+            taken,
+            capacity,
+            is_nearly_full,
+        } = crossing;
+        let name = self.look(|state| state.subscriptions.name_of(pipeline));
+        let name = name.as_deref().unwrap_or("default");
+        if is_nearly_full {
+            log::warn!("queue above 80 %: pipeline={name} events={taken} capacity={capacity}");
+        } else {
+            log::info!(
+                "queue below 60 % again: pipeline={name} events={taken} capacity={capacity}"
+            );
         }
     }
 

@@ -123,7 +123,7 @@ impl State {
             let record = Arc::new(record.shared(shared.clone()));
             if let Some(pipeline) = pipelines.get_mut(*id) {
                 pipeline.room.take(1);
-                pipeline.push(Arc::clone(&record), after);
+                pipeline.push(*id, Arc::clone(&record), after);
             }
             record
         };

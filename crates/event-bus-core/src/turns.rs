@@ -96,6 +96,7 @@ impl State {
         };
         if record.marks.has_room {
             pipeline.room.give_back(1);
+            pipeline.note_crossing(id, after);
         }
         if let Some(cursor) = &mut pipeline.cursor {
             cursor.closed(record);
@@ -135,8 +136,16 @@ impl State {
 }
 
 impl Pipeline {
+    /// Notes whether the room has become nearly full, or is so no more.
+    fn note_crossing(&mut self, id: PipelineId, after: &mut After) {
+        after
+            .crossings
+            .extend(self.room.crossed().map(|crossing| (id, crossing)));
+    }
+
     /// Queues an event.
-    pub(crate) fn push(&mut self, record: Arc<Record>, after: &mut After) {
+    pub(crate) fn push(&mut self, id: PipelineId, record: Arc<Record>, after: &mut After) {
+        self.note_crossing(id, after);
         let ready = self.mailboxes.push(record);
         self.wake_workers(usize::from(ready), after);
     }

@@ -56,21 +56,24 @@ fn partial(target: &Path) -> PathBuf {
 
 /// A link fails where the name is taken meanwhile; not all file systems know links.
 fn give_name(file: &Path, name: &Path) -> io::Result<()> {
+    // Opened first, so that nothing is left where it cannot be synchronised.
+    let folder = open_folder(name)?;
     match fs::hard_link(file, name) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(file, name)?,
         given => given?,
     }
-    sync_folder(name)
+    // Makes the name survive a loss of power; the file itself was synchronised by SQLite.
+    let lasting = folder.map_or(Ok(()), |folder| folder.sync_all());
+    lasting.inspect_err(|_| drop(fs::remove_file(name)))
 }
 
-/// Makes the new name survive a loss of power; the file itself was synchronised by `SQLite`.
 #[cfg(unix)]
-fn sync_folder(file: &Path) -> io::Result<()> {
+fn open_folder(file: &Path) -> io::Result<Option<fs::File>> {
     let folder = file.parent().filter(|it| !it.as_os_str().is_empty());
-    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    fs::File::open(folder.unwrap_or(Path::new("."))).map(Some)
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
+fn open_folder(_: &Path) -> io::Result<Option<fs::File>> {
+    Ok(None)
 }

@@ -5,7 +5,7 @@ use domain_events::{ConfigError, StoreError};
 
 use crate::{
     Durability, OpenError, SqliteOptions, failure, migrations, ownership,
-    place::{Access, Place},
+    place::{Access, Identity, Place},
     queries,
 };
 
@@ -56,9 +56,10 @@ pub(crate) fn create(
 /// A connection that writes to what [`create`] has made.
 pub(crate) fn writer(
     place: &Place,
+    identity: Identity,
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, ConnectError> {
-    let mut conn = patient(place, Access::Write, options)?;
+    let mut conn = again(place, identity, options)?;
     set_up_writer(&mut conn, place, options)?;
     Ok(conn)
 }
@@ -78,22 +79,36 @@ pub(crate) fn look(place: &Place, options: &SqliteOptions) -> Result<(), OpenErr
 /// A connection that copies what [`create`] has made: it writes, but nothing to that.
 pub(crate) fn backup(
     place: &Place,
+    identity: Identity,
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, ConnectError> {
-    let mut conn = patient(place, Access::Write, options)?;
-    set_up(&mut conn, &[pragma("synchronous", 2)])?;
+    let mut conn = again(place, identity, options)?;
+    set_up(&mut conn, &durable())?;
     Ok(conn)
 }
 
 /// A connection that reads what [`create`] has made.
 pub(crate) fn reader(
     place: &Place,
+    identity: Identity,
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, ConnectError> {
-    // One that could not write would leave the files behind that it takes to read.
-    let mut conn = patient(place, Access::Write, options)?;
+    // One that could not write would leave the files behind that it takes to read. The last to
+    // close moves the write-ahead log to the file, whatever it was for.
+    let mut conn = again(place, identity, options)?;
+    set_up(&mut conn, &durable())?;
     set_up(&mut conn, &[pragma("query_only", 1), cache(options)])?;
     Ok(conn)
+}
+
+/// A connection to the file that was opened first, and to no other that has its name by now.
+fn again(
+    place: &Place,
+    identity: Identity,
+    options: &SqliteOptions,
+) -> Result<SqliteConnection, ConnectError> {
+    place.check_is(identity).map_err(ConnectError::Store)?;
+    patient(place, Access::Write, options)
 }
 
 /// A connection that waits for locks.
@@ -124,11 +139,9 @@ fn set_up_writer(
         Durability::Full => 2,
         Durability::Normal => 1,
     };
+    set_up(conn, &durable())?;
     let settings = [
         pragma("synchronous", synchronous),
-        // Without these, macOS answers before the disk has the data.
-        pragma("fullfsync", 1),
-        pragma("checkpoint_fullfsync", 1),
         pragma("foreign_keys", 1),
         pragma("wal_autocheckpoint", options.checkpoint_pages),
         cache(options),
@@ -151,6 +164,16 @@ struct Pragma {
 fn pragma(name: &'static str, value: impl TryInto<i64>) -> Pragma {
     let value = value.try_into().unwrap_or(i64::MAX);
     Pragma { name, value }
+}
+
+/// What makes that which is written survive a loss of power.
+fn durable() -> [Pragma; 3] {
+    [
+        pragma("synchronous", 2),
+        // Without these, macOS answers before the disk has the data.
+        pragma("fullfsync", 1),
+        pragma("checkpoint_fullfsync", 1),
+    ]
 }
 
 /// A negative cache size is one in KiB.
@@ -209,6 +232,8 @@ fn is_recent(version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use domain_events::StoreErrorKind;
+
     use super::*;
 
     #[test]
@@ -222,6 +247,32 @@ mod tests {
         ] {
             assert_eq!(is_recent(version), recent, "{version}");
         }
+    }
+
+    #[test]
+    fn p1_every_connection_that_may_write_to_the_file_does_so_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::file(&folder.path().join("a.db")).unwrap();
+        let options = SqliteOptions::default();
+        drop(create(&place, &options).unwrap());
+        let file = place.identity();
+        for connect in [writer, reader, backup] {
+            let mut conn = connect(&place, file, &options).unwrap();
+            for (name, value) in [("synchronous", 2), ("checkpoint_fullfsync", 1)] {
+                assert_eq!(queries::pragma_number(&mut conn, name).unwrap(), value);
+            }
+        }
+    }
+
+    #[test]
+    fn r6_a_connection_that_reads_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::file(&folder.path().join("a.db")).unwrap();
+        let options = SqliteOptions::default();
+        drop(create(&place, &options).unwrap());
+        let mut conn = reader(&place, place.identity(), &options).unwrap();
+        let error = queries::check_writable(&mut conn).unwrap_err();
+        assert_eq!(failure::kind_of(&error), StoreErrorKind::ReadOnly);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step
             Step::PutWaiting(waiting(known(tx, *id)?, aggregate, delivery))
         }
         DeliveryChange::Finished(id, position) => Step::DeleteWaiting(known(tx, *id)?, *position),
-        DeliveryChange::Dead(id, letter) => Step::PutDeadLetter(dead(known(tx, *id)?, letter)?),
+        DeliveryChange::Dead(id, letter) => Step::PutDeadLetter(dead(tx, *id, letter)?),
         DeliveryChange::Blocked(id, blocked) => {
             let aggregate = aggregate_key(tx, &blocked.aggregate)?;
             Step::PutBlocked(known(tx, *id)?, aggregate, (blocked.from, blocked.version))
@@ -139,11 +139,21 @@ fn waiting(id: i64, aggregate: i64, delivery: &WaitingDelivery) -> WaitingRow {
     }
 }
 
-fn dead(id: i64, letter: &DeadLetter) -> Result<NewDeadLetter<'_>, Stop> {
-    let refused = Stop::Refused("a dead letter without a position was not saved");
+fn dead<'a>(
+    tx: &mut Transaction<'_>,
+    id: SubscriptionId,
+    letter: &'a DeadLetter,
+) -> Result<NewDeadLetter<'a>, Stop> {
+    let subscription_id = known(tx, id)?;
+    let position = letter.position.map(|position| signed(position.get()));
+    let refused = || Stop::Refused("a dead letter whose event is not in the log was not saved");
+    let position = position.ok_or_else(refused)?;
+    if queries::event_at(&mut tx.session.conn, position)?.is_none() {
+        return Err(refused());
+    }
     Ok(NewDeadLetter {
-        subscription_id: id,
-        position: signed(letter.position.ok_or(refused)?.get()),
+        subscription_id,
+        position,
         reason: letter.reason.as_str(),
         attempts: i64::from(letter.attempts),
         error: &letter.error,

@@ -25,7 +25,8 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A store that was not opened, and why. The file is as it was before.
+/// A store that was not opened, and why. A file that is refused is as it was before; a fault while
+/// a store is made in it can leave it without one, to be opened again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use diesel::{QueryResult, SqliteConnection};
 use domain_events::{AggregateRef, EventId, Position, SubscriptionId, Timestamp, Version};
 
-use crate::{queries, rows::unsigned};
+use crate::{queries, rows::unsigned, session::Session};
 
 /// How many aggregates are remembered before all are forgotten; some 20 MiB.
 const LIMIT: usize = 100_000;
@@ -43,12 +43,14 @@ struct History {
 }
 
 impl Known {
-    fn read(conn: &mut SqliteConnection, data_version: i64) -> QueryResult<Self> {
+    fn read(session: &mut Session, data_version: i64) -> QueryResult<Self> {
+        let latest = session.last_recorded_at()?;
+        let conn = &mut session.conn;
         let greatest = queries::greatest_event_id(conn)?;
         Ok(Self {
             data_version,
             head: Position::new(unsigned(queries::head(conn)?)),
-            latest: Timestamp::from_micros(queries::last_recorded_at(conn)?.unwrap_or(i64::MIN)),
+            latest: Timestamp::from_micros(latest.unwrap_or(i64::MIN)),
             // An id that is damaged says nothing, so all others have to be looked up.
             greatest_id: greatest
                 .map(|id| EventId::from_bytes(id.try_into().unwrap_or([u8::MAX; 16]))),
@@ -65,13 +67,13 @@ impl Known {
     /// What is known inside the transaction that was just begun: `known`, if it still holds.
     pub(crate) fn refresh<'a>(
         known: &'a mut Option<Self>,
-        conn: &mut SqliteConnection,
+        session: &mut Session,
     ) -> QueryResult<&'a mut Self> {
-        let data_version = queries::data_version(conn)?;
+        let data_version = queries::data_version(&mut session.conn)?;
         let holds = known.take().filter(|known| known.holds(data_version));
         let current = match holds {
             Some(holds) => holds,
-            None => Self::read(conn, data_version)?,
+            None => Self::read(session, data_version)?,
         };
         Ok(known.insert(current))
     }
@@ -195,5 +197,77 @@ impl Known {
         });
         self.indexes.insert(aggregate.clone(), index);
         Ok(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::{Connection, connection::SimpleConnection};
+    use domain_events::{CorrelationId, EventEnvelope, EventMetadata, Recorded, Urgency};
+
+    use super::*;
+    use crate::{
+        migrations,
+        rows::{EventRow, Keys},
+    };
+
+    /// A log of one event that was recorded at a time.
+    fn log_of_one(at: Timestamp) -> Session {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        migrations::run(&mut conn).unwrap();
+        let aggregate = AggregateRef::new("order", "1");
+        queries::insert_event_type(&mut conn, 1, "placed").unwrap();
+        queries::insert_aggregate(&mut conn, 1, &aggregate, Version::FIRST).unwrap();
+        let recorded = Recorded {
+            position: Position::FIRST,
+            version: Version::FIRST,
+            at,
+        };
+        let id = EventId::new();
+        let metadata = EventMetadata {
+            correlation_id: CorrelationId::from(id),
+            causation_id: None,
+            entries: std::collections::BTreeMap::new(),
+        };
+        let payload = Box::from(&b"{}"[..]);
+        let event = EventEnvelope::from_log(
+            id,
+            &"placed".into(),
+            1,
+            aggregate,
+            Urgency::Normal,
+            metadata,
+            at,
+            recorded,
+            payload,
+        );
+        let keys = Keys {
+            event_type: 1,
+            aggregate: 1,
+        };
+        let row = EventRow::new(&event, id.as_bytes(), b"{}", None, keys, recorded);
+        queries::insert_event(&mut conn, &row).unwrap();
+        Session::new(conn)
+    }
+
+    fn time(session: &mut Session, now: Timestamp) -> Timestamp {
+        let mut known = None;
+        Known::refresh(&mut known, session).unwrap().time(now)
+    }
+
+    #[test]
+    fn recorded_times_ascend_though_the_clock_goes_back() {
+        let [now, ahead] = [7, 9].map(Timestamp::from_micros);
+        assert_eq!(time(&mut log_of_one(ahead), now), ahead);
+        assert_eq!(time(&mut log_of_one(now), ahead), ahead);
+    }
+
+    #[test]
+    fn f7_a_damaged_time_is_not_handed_on() {
+        let now = Timestamp::from_micros(7);
+        let mut session = log_of_one(Timestamp::from_micros(5));
+        let damage = "UPDATE de_events SET recorded_at = recorded_at + (1 << 60)";
+        session.conn.batch_execute(damage).unwrap();
+        assert_eq!(time(&mut session, now), now);
     }
 }

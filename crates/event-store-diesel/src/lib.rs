@@ -3,6 +3,8 @@
 mod store;
 pub use store::SqliteEventStore;
 
+mod ports;
+
 mod options;
 pub use options::{Durability, SqliteOptions};
 

@@ -35,7 +35,8 @@ pub struct SqliteOptions {
     ///
     /// A store that is full refuses what is appended, and works on when there is room.
     pub max_pages: Option<u32>,
-    /// Whether a database that belongs to another application is accepted; no.
+    /// Whether a database that belongs to another application is accepted; no. It is then kept with
+    /// a write-ahead log.
     pub share_database: bool,
 }
 

@@ -5,13 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use domain_events::{StoreError, StoreErrorKind};
+
 use crate::{OpenError, failure};
 
 /// Where a store is.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Memory,
-    /// An absolute path without links, so that one file has one name, and one lock.
+    /// An absolute path without symbolic links, so that one file has one lock. A hard link is
+    /// another file here, as it is to `SQLite`.
     File(PathBuf),
 }
 
@@ -27,6 +30,10 @@ pub(crate) enum Access {
     /// To read only, leaving no file beside it; for files that nobody writes to.
     LookUntouched,
 }
+
+/// What tells a file from any other that may come under its name, as far as that can be told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity(Option<(u64, u64)>);
 
 impl Place {
     /// The place of the file at `path`, whose directory exists.
@@ -49,7 +56,11 @@ impl Place {
             false => folder,
         };
         match folder.canonicalize() {
-            Ok(folder) => Ok(Self::File(folder.join(name))),
+            // A link to a file that is yet to be made: SQLite would make that one.
+            Ok(folder) => match path.read_link() {
+                Ok(target) => Self::file(&folder.join(target)),
+                Err(_) => Ok(Self::File(folder.join(name))),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
             Err(error) => Err(not_found(path, error)),
         }
@@ -62,10 +73,26 @@ impl Place {
         }
     }
 
-    /// What tells the file from any other that may come under its name; `None` where that cannot
-    /// be told. The file is not opened: to close it would drop SQLite's locks.
+    /// What tells the file from any other.
+    pub(crate) fn identity(&self) -> Identity {
+        // Where it is gone already, every use will say so.
+        Identity(self.find().unwrap_or(Some((0, 0))))
+    }
+
+    /// Refuses a file that is not the one it was: `SQLite` goes on writing to one that nobody will
+    /// find again, and would open another that has its name.
+    pub(crate) fn check_is(&self, identity: Identity) -> Result<(), StoreError> {
+        let what = "the file of the store is gone";
+        match self.find() {
+            Ok(found) if found == identity.0 => Ok(()),
+            Ok(_) => Err(StoreError::new(StoreErrorKind::Io, what)),
+            Err(error) => Err(StoreError::new(StoreErrorKind::Io, what).caused_by(error)),
+        }
+    }
+
+    /// The file is not opened: to close it would drop SQLite's locks.
     #[cfg(unix)]
-    pub(crate) fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+    fn find(&self) -> io::Result<Option<(u64, u64)>> {
         use std::os::unix::fs::MetadataExt;
 
         match self {
@@ -77,7 +104,7 @@ impl Place {
     /// As above: what is open cannot be removed here.
     #[cfg(not(unix))]
     #[expect(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
-    pub(crate) fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+    fn find(&self) -> io::Result<Option<(u64, u64)>> {
         Ok(None)
     }
 

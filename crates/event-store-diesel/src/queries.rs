@@ -309,6 +309,16 @@ pub(crate) fn event_from(conn: &mut Conn, position: i64) -> QueryResult<Option<F
         .optional()
 }
 
+/// The last event before a position.
+pub(crate) fn event_before(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
+    found_events::table
+        .filter(found_events::position.lt(position))
+        .order(found_events::position.desc())
+        .select(found_events::all_columns)
+        .get_result(conn)
+        .optional()
+}
+
 /// Events after a position, up to another one.
 pub(crate) fn events_between(
     conn: &mut Conn,
@@ -463,16 +473,6 @@ pub(crate) fn recorded(conn: &mut Conn, position: i64) -> QueryResult<(Option<i6
         .find(position)
         .select((found_events::version, found_events::recorded_at))
         .get_result(conn)
-}
-
-/// When the last event was recorded.
-pub(crate) fn last_recorded_at(conn: &mut Conn) -> QueryResult<Option<i64>> {
-    found_events::table
-        .order(found_events::position.desc())
-        .select(found_events::recorded_at)
-        .get_result::<Option<i64>>(conn)
-        .optional()
-        .map(Option::flatten)
 }
 
 // Subscriptions

@@ -191,7 +191,9 @@ impl Unfinished {
         }
         before.extend(queries::waiting_positions(conn)?);
         before.extend(queries::blocked_positions(conn)?);
-        before.retain(|&position| position <= after);
+        // What a subscription waits for may not be in the log yet.
+        let last = after.min(queries::head(conn)?);
+        before.retain(|&position| position <= last);
         Ok(Self { after, before })
     }
 

@@ -45,6 +45,19 @@ impl Session {
         queries::head(&mut self.conn).map(|head| Position::new(unsigned(head)))
     }
 
+    /// When the last event that is not damaged was recorded.
+    pub(crate) fn last_recorded_at(&mut self) -> QueryResult<Option<i64>> {
+        let mut before = i64::MAX;
+        while let Some(row) = queries::event_before(&mut self.conn, before)? {
+            let time = self.names.intact_time(&mut self.conn, &row)?;
+            if time.is_some() {
+                return Ok(time);
+            }
+            before = row.position();
+        }
+        Ok(None)
+    }
+
     pub(crate) fn event(&mut self, id: EventId) -> QueryResult<Option<EventEnvelope>> {
         let Some(row) = queries::event(&mut self.conn, &id)? else {
             return Ok(None);
@@ -60,7 +73,13 @@ impl Session {
         after: Position,
         limit: usize,
     ) -> QueryResult<Vec<NamedRow>> {
-        let rows = Selection::of(self, query)?.page(self, after, limit)?;
+        let page = |session: &mut Self| Selection::of(session, query)?.page(session, after, limit);
+        let rows = match query {
+            // Asked in several parts, which must not tell of different states: a page would leave
+            // out what came between them.
+            EventQuery::Correlated(_) | EventQuery::Unfinished => self.at_once(page),
+            _ => page(self),
+        }?;
         self.names.named_all(&mut self.conn, rows)
     }
 

@@ -1,32 +1,20 @@
-//! The event store on SQLite: its threads, and the ports they serve.
+//! The event store on SQLite: opened, copied and closed, with its threads.
 
 use std::{fmt, path::Path, sync::Arc, thread};
 
-use async_trait::async_trait;
-use diesel::{QueryResult, SqliteConnection};
-use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeliveryChanges, DeliveryStore, EventEnvelope,
-    EventId, EventQuery, EventStore, EventSummary, Position, Registration, RegistrationDone,
-    RunState, StoreError, StoreStatistics, promise,
-};
+use diesel::SqliteConnection;
+use domain_events::promise;
 
 use crate::{
-    BackupError, OpenError, SqliteOptions,
-    append::AppendRequest,
-    backup, database,
-    deliveries::ChangesRequest,
-    failure,
+    BackupError, OpenError, SqliteOptions, backup, database, failure,
     lock::FileLock,
     ownership,
-    place::Place,
+    place::{Identity, Place},
     queue::Queue,
     reader::{self, Job},
     refused::RefusedRequests,
-    registrations::{RegistrationRequest, RunRequest},
-    rows::NamedRow,
-    session::Session,
     threads::Threads,
-    writer::{Answers, Request, Work, Writer},
+    writer::{Answers, Work, Writer},
 };
 
 /// A log of events and the state of their deliveries, in one SQLite database.
@@ -37,15 +25,17 @@ use crate::{
 /// Dropping the store only signals its threads: what was handed over is still finished, and the
 /// file is released shortly after. [`close`](Self::close) waits for that (L2).
 pub struct SqliteEventStore {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Shared {
-    place: Place,
-    options: SqliteOptions,
-    work: Arc<Queue<Work>>,
-    questions: Arc<Queue<Job>>,
-    refused: RefusedRequests,
+pub(crate) struct Shared {
+    pub(crate) place: Place,
+    /// Of the file that was opened first.
+    identity: Identity,
+    pub(crate) options: SqliteOptions,
+    pub(crate) work: Arc<Queue<Work>>,
+    pub(crate) questions: Arc<Queue<Job>>,
+    pub(crate) refused: RefusedRequests,
     threads: Threads,
 }
 
@@ -79,11 +69,16 @@ impl SqliteEventStore {
     }
 
     /// Opens the store in the file at `path` to read it, whoever runs it meanwhile (R6): takes no
-    /// lock, and changes nothing. What would be written is refused as
+    /// lock, and changes nothing of what it holds. What would be written is refused as
     /// [`ReadOnly`](domain_events::StoreErrorKind::ReadOnly).
     ///
+    /// Where a runner was killed, the last reader to close moves what it committed from the
+    /// write-ahead log to the file, as any program that uses SQLite does.
+    ///
     /// # Errors
-    /// [`OpenError`] names the path, also where there is no store.
+    /// [`OpenError`] names the path, also where there is no store. Where nobody runs it and the
+    /// directory may not be written to, each read fails as
+    /// [`ReadOnly`](domain_events::StoreErrorKind::ReadOnly): `SQLite` takes files beside it to read.
     pub fn open_to_read(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, OpenError> {
         let place = checked_place(path.as_ref(), &options)?;
         database::look(&place, &options)?;
@@ -101,8 +96,8 @@ impl SqliteEventStore {
     }
 
     /// Writes a copy of the whole database, as it is committed at this moment, to a new file at
-    /// `path`. Meanwhile others read and write as always; the write-ahead log grows until the copy
-    /// is made.
+    /// `path`. Meanwhile others read and write as always, and the write-ahead log grows until the
+    /// copy is made; a store in memory has one connection, for which they wait.
     ///
     /// # Errors
     /// [`BackupError`] names the path; a file that is there is not overwritten.
@@ -127,8 +122,9 @@ impl SqliteEventStore {
             }
             Place::File(_) => {
                 let (place, options) = (self.shared.place.clone(), self.shared.options.clone());
+                let identity = self.shared.identity;
                 let copy = move || {
-                    let conn = database::backup(&place, &options);
+                    let conn = database::backup(&place, identity, &options);
                     let conn = conn.map_err(|error| failed(&target, error.into()));
                     promise.keep(conn.and_then(|mut conn| backup::write(&mut conn, &target)));
                 };
@@ -178,6 +174,7 @@ impl SqliteEventStore {
         Self {
             shared: Arc::new(Shared {
                 place: place.clone(),
+                identity: place.identity(),
                 options,
                 work: Arc::new(Queue::new()),
                 questions: Arc::new(Queue::new()),
@@ -203,36 +200,6 @@ impl SqliteEventStore {
         store.shared.start_writer(writer, lock)?;
         Ok(store)
     }
-
-    fn hand_over(&self, request: impl Request + 'static) {
-        let work = Work::Write(Box::new(request));
-        if let Err(Work::Write(request)) = self.shared.work.push(work) {
-            self.shared.refused.refuse(request);
-        }
-    }
-
-    async fn ask<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        question: impl FnOnce(&mut Session) -> QueryResult<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (promise, answer) = promise();
-        let job: Job = Box::new(move |session| {
-            let failed = |error| failure::store_error(what, error);
-            let answer = session.and_then(|session| question(session).map_err(failed));
-            let is_sound = answer.is_ok();
-            promise.keep(answer);
-            is_sound
-        });
-        let taken = match &self.shared.place {
-            Place::File(_) => self.shared.questions.push(job).is_ok(),
-            Place::Memory => self.shared.work.push(Work::Read(job)).is_ok(),
-        };
-        if !taken {
-            return Err(failure::closed());
-        }
-        answer.await.unwrap_or_else(|| Err(failure::closed()))
-    }
 }
 
 /// The place of the file at `path`, to be opened with settings that can work.
@@ -257,8 +224,8 @@ impl Shared {
     fn start_readers(&self) -> Result<(), OpenError> {
         for _ in 0..self.options.readers {
             let (place, options) = (self.place.clone(), self.options.clone());
-            let questions = Arc::clone(&self.questions);
-            let read = move || reader::run(&place, &options, &questions);
+            let (identity, questions) = (self.identity, Arc::clone(&self.questions));
+            let read = move || reader::run(&place, identity, &options, &questions);
             self.threads
                 .start("event-store-reader", read)
                 .map_err(|error| self.not_started(error))?;
@@ -285,83 +252,5 @@ impl fmt::Debug for SqliteEventStore {
         f.debug_struct("SqliteEventStore")
             .field("path", &self.shared.place.path())
             .finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl EventStore for SqliteEventStore {
-    fn submit(&self, batch: Vec<Append>, done: AppendDone) {
-        self.hand_over(AppendRequest::new(
-            batch,
-            self.shared.options.max_payload_bytes,
-            done,
-        ));
-    }
-
-    async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError> {
-        self.ask("the event was not read", move |session| session.event(id))
-            .await
-    }
-
-    async fn read(
-        &self,
-        query: &EventQuery,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError> {
-        let query = query.clone();
-        let read = move |session: &mut Session| session.read(&query, after, limit);
-        let rows = self.ask("the events were not read", read).await?;
-        // Here, so that the next page is read meanwhile.
-        Ok(rows.into_iter().map(NamedRow::into_envelope).collect())
-    }
-
-    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
-        let query = query.clone();
-        self.ask("the events were not counted", move |session| {
-            session.at_once(|session| session.summary(&query))
-        })
-        .await
-    }
-
-    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        self.ask("the statistics were not read", |session| {
-            session.at_once(Session::statistics)
-        })
-        .await
-    }
-
-    async fn head(&self) -> Result<Position, StoreError> {
-        self.ask("the head of the log was not read", Session::head)
-            .await
-    }
-}
-
-#[async_trait]
-impl DeliveryStore for SqliteEventStore {
-    async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
-        let (promise, state) = promise();
-        self.hand_over(RunRequest::new(registrations, promise));
-        state.await.unwrap_or_else(|| Err(failure::closed()))
-    }
-
-    fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
-        self.hand_over(RegistrationRequest::new(registration, done));
-    }
-
-    fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
-        self.hand_over(ChangesRequest::new(changes, done));
-    }
-
-    async fn dead_letters(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        let subscription = subscription.map(str::to_owned);
-        self.ask("the dead letters were not read", move |session| {
-            session.dead_letters(subscription.as_deref(), limit)
-        })
-        .await
     }
 }

@@ -36,7 +36,11 @@ impl Threads {
     /// Starts another thread; an error once the store is closed.
     pub(crate) fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         match &mut *lock(&self.others.0) {
-            Running::Threads(threads) => threads.push(spawn(name, run)?),
+            Running::Threads(threads) => {
+                // One that has ended keeps its stack until somebody lets go of it.
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(spawn(name, run)?);
+            }
             Running::Ended => return Err(io::ErrorKind::BrokenPipe.into()),
         }
         Ok(())
@@ -88,4 +92,36 @@ fn join(thread: JoinHandle<()>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_is_not_kept() {
+        let threads = Threads::default();
+        for _ in 0..100 {
+            let (send, ended) = mpsc::channel::<()>();
+            threads.start("short", move || drop(send)).unwrap();
+            ended.recv().unwrap_err();
+        }
+        let (send, begun) = mpsc::channel();
+        let (stop, until) = mpsc::channel::<()>();
+        let run = move || {
+            send.send(()).unwrap();
+            until.recv().unwrap_err();
+        };
+        threads.start("long", run).unwrap();
+        begun.recv().unwrap();
+        match &*lock(&threads.others.0) {
+            // The last of the others may not have ended altogether.
+            Running::Threads(kept) => assert!(kept.len() < 100, "{} are kept", kept.len()),
+            Running::Ended => panic!("ended"),
+        }
+        drop(stop);
+        threads.wait();
+    }
 }

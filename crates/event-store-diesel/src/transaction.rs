@@ -20,7 +20,7 @@ pub(crate) struct Transaction<'a> {
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(session: &'a mut Session, known: &'a mut Option<Known>) -> QueryResult<Self> {
-        let known = Known::refresh(known, &mut session.conn)?;
+        let known = Known::refresh(known, session)?;
         Ok(Self { session, known })
     }
 

@@ -14,8 +14,13 @@ use diesel::{
 use domain_events::{StoreError, StoreErrorKind};
 
 use crate::{
-    SqliteOptions, database, failure, known::Known, place::Place, queue::Queue, reader::Job,
-    session::Session, transaction::Transaction,
+    SqliteOptions, database, failure,
+    known::Known,
+    place::{Identity, Place},
+    queue::Queue,
+    reader::Job,
+    session::Session,
+    transaction::Transaction,
 };
 
 /// How many events share a commit at most.
@@ -95,7 +100,7 @@ impl Answers {
 pub(crate) struct Writer {
     place: Place,
     /// Of the file that was opened first.
-    identity: Option<(u64, u64)>,
+    identity: Identity,
     options: SqliteOptions,
     answers: Answers,
     session: Option<Session>,
@@ -110,8 +115,7 @@ impl Writer {
         answers: Answers,
     ) -> Self {
         Self {
-            // Where it is gone already, every commit will say so.
-            identity: place.identity().unwrap_or(Some((0, 0))),
+            identity: place.identity(),
             place,
             options,
             answers,
@@ -148,7 +152,7 @@ impl Writer {
     }
 
     fn read(&mut self, job: Job) {
-        let session = open(&mut self.session, &self.place, &self.options);
+        let session = open(&mut self.session, &self.place, self.identity, &self.options);
         let asked = catch_unwind(AssertUnwindSafe(|| job(session)));
         if asked.is_err() {
             log::error!("whoever waited for the store's answer panicked on it");
@@ -165,7 +169,7 @@ impl Writer {
     }
 
     fn try_commit(&mut self, group: &mut [Box<dyn Request>]) -> Result<(), Fault> {
-        let session = open(&mut self.session, &self.place, &self.options);
+        let session = open(&mut self.session, &self.place, self.identity, &self.options);
         let session = session.map_err(Fault::NotCommitted)?;
         let not_committed = |error| {
             Fault::NotCommitted(failure::store_error(
@@ -176,7 +180,9 @@ impl Writer {
         AnsiTransactionManager::begin_transaction_sql(&mut session.conn, "BEGIN IMMEDIATE")
             .map_err(not_committed)?;
         apply(session, &mut self.known, group).map_err(not_committed)?;
-        check_there(&self.place, self.identity).map_err(Fault::NotCommitted)?;
+        self.place
+            .check_is(self.identity)
+            .map_err(Fault::NotCommitted)?;
         Manager::commit_transaction(&mut session.conn)
             .map_err(|error| Fault::Unknown(failure::store_error("the commit failed", error)))
     }
@@ -214,25 +220,15 @@ fn apply(
     tx.write_heads()
 }
 
-/// Refuses to commit to a file that nobody will find again: `SQLite` goes on writing to one that was
-/// removed.
-fn check_there(place: &Place, identity: Option<(u64, u64)>) -> Result<(), StoreError> {
-    let what = "the file of the store is gone";
-    match place.identity() {
-        Ok(found) if found == identity => Ok(()),
-        Ok(_) => Err(StoreError::new(StoreErrorKind::Io, what)),
-        Err(error) => Err(StoreError::new(StoreErrorKind::Io, what).caused_by(error)),
-    }
-}
-
 fn open<'a>(
     session: &'a mut Option<Session>,
     place: &Place,
+    identity: Identity,
     options: &SqliteOptions,
 ) -> Result<&'a mut Session, StoreError> {
     match session {
         Some(session) => Ok(session),
-        None => Ok(session.insert(Session::new(database::writer(place, options)?))),
+        None => Ok(session.insert(Session::new(database::writer(place, identity, options)?))),
     }
 }
 
@@ -260,4 +256,43 @@ fn next_turn(waiting: &mut VecDeque<Work>) -> Option<Turn> {
 
 fn panicked() -> StoreError {
     StoreError::new(StoreErrorKind::Other, "the transaction was broken off")
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection;
+
+    use super::*;
+
+    /// A row that only the commit objects to.
+    struct Orphan;
+
+    impl Request for Orphan {
+        fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
+            let conn = &mut tx.session.conn;
+            conn.batch_execute("INSERT INTO children VALUES (9)")
+        }
+
+        fn answer(self: Box<Self>, _: Result<(), Fault>) {}
+    }
+
+    #[test]
+    fn a_connection_whose_commit_has_failed_is_not_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::file(&folder.path().join("a.db")).unwrap();
+        let options = SqliteOptions::default();
+        let mut conn = database::create(&place, &options).unwrap();
+        conn.batch_execute(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE children \
+             (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)",
+        )
+        .unwrap();
+        let mut writer = Writer::new(conn, place, options, Answers::default());
+        writer.commit(&mut []).unwrap();
+        assert!(writer.session.is_some());
+        let end = writer.commit(&mut [Box::new(Orphan)]);
+        assert!(matches!(end, Err(Fault::Unknown(_))));
+        assert!(writer.session.is_none());
+        writer.commit(&mut []).unwrap();
+    }
 }

@@ -67,6 +67,7 @@ macro_rules! event_store_conformance {
             p6_the_same_event_again_is_not_appended_again
             p6_the_id_is_checked_before_the_version
             p6_an_id_with_other_content_is_taken
+            p6_numbers_of_any_size_tell_contents_apart
             p6_a_batch_that_is_partly_there_is_refused
             p6_a_batch_that_is_wholly_there_returns_its_places
             p6_an_event_twice_in_a_batch_is_appended_once
@@ -86,6 +87,7 @@ macro_rules! event_store_conformance {
             a_history_is_streamed_by_version
             the_log_is_streamed_after_a_position
             a_stream_reads_what_is_appended_meanwhile
+            a_stream_ends_where_the_log_does
             a_history_is_folded_into_a_state
             p1_odd_payloads_are_read_in_any_way
             p1_a_payload_over_the_limit_is_refused_with_both_numbers
@@ -153,6 +155,21 @@ impl DomainEvent for Torn {
 
     fn aggregate_id(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.notebook)
+    }
+}
+
+/// An event with a number that only 128 bits hold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Numbered {
+    number: u128,
+}
+
+impl DomainEvent for Numbered {
+    const EVENT_TYPE: &'static str = "testkit.numbered";
+    const AGGREGATE_TYPE: &'static str = "notebook";
+
+    fn aggregate_id(&self) -> Cow<'_, str> {
+        Cow::Borrowed("a")
     }
 }
 

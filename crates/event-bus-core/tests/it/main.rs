@@ -6,3 +6,4 @@ mod drops;
 mod edges;
 mod leftovers;
 mod model;
+mod warnings;

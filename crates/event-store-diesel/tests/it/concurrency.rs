@@ -2,16 +2,19 @@
 
 use std::{
     collections::HashMap,
+    fs,
     sync::{Arc, Mutex, mpsc},
     thread,
+    time::Duration,
 };
 
+use diesel::connection::SimpleConnection;
 use domain_events::{
-    AppendError, Appended, EventId, EventStore, ExpectedVersion, Position, Version,
+    AppendError, Appended, EventId, EventStore, ExpectedVersion, Position, StoreErrorKind, Version,
 };
 use event_testkit::event_store::{append_all, batch, noted};
 
-use crate::support::{PATIENCE, fresh, submit};
+use crate::support::{PATIENCE, folder, fresh, locked, submit};
 
 const THREADS: usize = 8;
 const BATCHES: usize = 60;
@@ -154,25 +157,36 @@ async fn p6_an_event_that_another_connection_appended_is_found() {
 
 #[tokio::test]
 async fn a_lock_held_by_another_connection_is_a_typed_error_and_the_store_works_on() {
-    use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
-    use domain_events::StoreErrorKind;
-    use event_store_diesel::{SqliteEventStore, SqliteOptions};
-
-    let folder = crate::support::folder();
-    let path = folder.path().join("events.db");
-    let options = SqliteOptions {
-        busy_timeout: std::time::Duration::from_millis(20),
-        ..SqliteOptions::default()
-    };
-    let store = SqliteEventStore::open(&path, options).unwrap();
-    let mut other = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    other.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let folder = folder();
+    let (store, mut other) = locked(folder.path(), Duration::from_millis(20));
     match store.append(batch([noted("a", "")])).await {
         Err(AppendError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Busy),
         other => panic!("not busy: {other:?}"),
     }
     other.batch_execute("ROLLBACK").unwrap();
     assert_eq!(append_all(&store, [noted("a", "")]).await, [1]);
+}
+
+#[test]
+fn p1_requests_that_wait_share_a_commit() {
+    const REQUESTS: u64 = 200;
+    const FRAME: u64 = 24 + 4_096;
+
+    let folder = folder();
+    let (store, mut other) = locked(folder.path(), PATIENCE);
+    let log = || fs::metadata(folder.path().join("events.db-wal")).map_or(0, |it| it.len());
+    let before = log();
+    let answers: Vec<_> = (0..REQUESTS)
+        .map(|_| submit(&store, [noted("a", "")]))
+        .collect();
+    // The first waits for this alone, and the others behind it.
+    other.batch_execute("ROLLBACK").unwrap();
+    for answer in answers {
+        answer.recv_timeout(PATIENCE).unwrap().unwrap();
+    }
+    // Each commit of its own would write some pages at least.
+    let written = log() - before;
+    assert!(written < REQUESTS * FRAME, "{written} bytes");
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
-//! Faults of the disk and of what is on it: a typed error each, nothing acknowledged is lost, and
-//! the store works on when the fault ends.
+//! A disk that is full, a directory that is gone: a typed error each, nothing acknowledged is lost,
+//! and the store works on when the fault ends.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use domain_events::{AppendError, EventEnvelope, EventStore, Position, StoreErrorKind};
+use domain_events::{AppendError, EventStore, Position, StoreErrorKind};
 use event_store_diesel::{OpenError, SqliteEventStore, SqliteOptions};
 use event_testkit::event_store::{append_all, batch, noted};
 
-use crate::support::{files, folder, open, sql};
+use crate::support::{check, folder, open, skipped, sql};
 
 /// Appends until that fails; returns how many were acknowledged, and why no more.
 async fn append_until_fault(store: &SqliteEventStore) -> (u64, StoreErrorKind) {
@@ -23,20 +23,6 @@ async fn append_until_fault(store: &SqliteEventStore) -> (u64, StoreErrorKind) {
         }
         assert!(acknowledged < 100_000, "nothing fails");
     }
-}
-
-/// Every event of the log is there, intact and dense; returns how many.
-async fn check(store: &SqliteEventStore) -> u64 {
-    let log = store.read_log(Position::ZERO, usize::MAX).await.unwrap();
-    let positions = log.iter().map(|event| event.position().unwrap().get());
-    assert!(positions.eq(1..=log.len() as u64));
-    let intact = |event: EventEnvelope| {
-        let event = std::sync::Arc::new(event);
-        event.typed::<event_testkit::event_store::Noted>().is_ok()
-    };
-    let count = log.len() as u64;
-    assert!(log.into_iter().all(intact));
-    count
 }
 
 #[tokio::test]
@@ -120,10 +106,9 @@ impl Drop for SmallDisk {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 async fn a_full_disk_loses_nothing_and_the_store_works_on_when_there_is_room() {
     let Some(disk) = SmallDisk::mount() else {
-        return eprintln!("SKIPPED: a small tmpfs cannot be mounted by this user");
+        return skipped("a small tmpfs cannot be mounted by this user");
     };
     let path = disk.0.path().join("events.db");
     let ballast = disk.0.path().join("ballast");
@@ -188,179 +173,11 @@ async fn a_directory_that_is_gone_for_good_is_a_typed_error_and_no_panic() {
     stranger.close().await;
     fs::rename(&other, &path).unwrap();
     store.append(batch([noted("a", "")])).await.unwrap_err();
+    // Which is not taken for it by who reads or copies, either.
+    let error = store.head().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Io);
+    store.backup_to(here.join("copy.db")).await.unwrap_err();
+    assert!(!here.join("copy.db").exists());
     store.close().await;
     assert_eq!(check(&open(&path)).await, 1);
-}
-
-/// Runs a test as somebody for whom permissions hold: as root, in a process of another user.
-#[cfg(unix)]
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn where_permissions_hold(name: &str, test: impl FnOnce()) {
-    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
-
-    const NOBODY: u32 = 65_534;
-    let probe = folder();
-    fs::set_permissions(probe.path(), fs::Permissions::from_mode(0o555)).unwrap();
-    if fs::write(probe.path().join("probe"), "").is_err() {
-        return test();
-    }
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let again = again.args([name, "--exact"]).uid(NOBODY).gid(NOBODY);
-    match again.env("TMPDIR", "/tmp").current_dir("/").output() {
-        Ok(output) => assert!(output.status.success(), "{output:?}"),
-        Err(error) => eprintln!("SKIPPED: nothing is run as another user ({error})"),
-    }
-}
-
-#[cfg(unix)]
-fn set_mode(path: &Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt;
-
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[cfg(unix)]
-fn refused_as_read_only(path: &Path) {
-    match SqliteEventStore::open(path, SqliteOptions::default()) {
-        Err(OpenError::Store { source, .. }) => {
-            assert_eq!(source.kind(), StoreErrorKind::ReadOnly);
-        }
-        other => panic!("not read-only: {other:?}"),
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_read_only_file_is_a_typed_error_until_it_is_writable() {
-    let folder = folder();
-    let path = folder.path().join("events.db");
-    open(&path).close_blocking();
-    set_mode(&path, 0o444);
-    let before = files(folder.path());
-    refused_as_read_only(&path);
-    assert!(files(folder.path()) == before);
-    set_mode(&path, 0o644);
-    open(&path).close_blocking();
-}
-
-#[cfg(unix)]
-#[test]
-fn a_read_only_directory_is_a_typed_error_until_it_is_writable() {
-    let name = "disk_faults::a_read_only_directory_is_a_typed_error_until_it_is_writable";
-    where_permissions_hold(name, || {
-        let folder = folder();
-        let path = folder.path().join("events.db");
-        set_mode(folder.path(), 0o555);
-        refused_as_read_only(&path);
-        set_mode(folder.path(), 0o755);
-        open(&path).close_blocking();
-        fs::remove_file(folder.path().join("events.db.lock")).unwrap();
-        set_mode(folder.path(), 0o555);
-        refused_as_read_only(&path);
-        set_mode(folder.path(), 0o755);
-        open(&path).close_blocking();
-    });
-}
-
-/// A closed store of `events` events; returns its bytes.
-async fn filled(path: &Path, events: u64) -> Vec<u8> {
-    let store = open(path);
-    let text = "x".repeat(1_000);
-    append_all(&store, (0..events).map(|_| noted("a", &text))).await;
-    store.close().await;
-    fs::read(path).unwrap()
-}
-
-#[tokio::test]
-async fn a_corrupt_header_is_refused_and_left_as_it_is() {
-    let folder = folder();
-    let path = folder.path().join("events.db");
-    let intact = filled(&path, 10).await;
-    for damaged in [0..16, 0..1, 16..18, 18..20, 21..24] {
-        let mut bytes = intact.clone();
-        bytes[damaged.clone()].fill(0xa5);
-        fs::write(&path, &bytes).unwrap();
-        let error = SqliteEventStore::open(&path, SqliteOptions::default());
-        assert!(
-            matches!(
-                error,
-                Err(OpenError::NotADatabase { .. } | OpenError::Store { .. })
-            ),
-            "{damaged:?}: {error:?}"
-        );
-        assert!(fs::read(&path).unwrap() == bytes, "{damaged:?}");
-        fs::write(&path, &intact).unwrap();
-        let store = open(&path);
-        assert_eq!(check(&store).await, 10);
-        store.close().await;
-    }
-}
-
-#[tokio::test]
-async fn a_truncated_file_is_a_typed_error_until_it_is_whole() {
-    let folder = folder();
-    let path = folder.path().join("events.db");
-    let intact = filled(&path, 100).await;
-    for length in [
-        99,
-        100,
-        512,
-        4_096,
-        8_192,
-        intact.len() / 2,
-        intact.len() - 1,
-    ] {
-        fs::write(&path, &intact[..length]).unwrap();
-        if let Ok(store) = SqliteEventStore::open(&path, SqliteOptions::default()) {
-            // A byte of the last page may be one that nothing is in.
-            match store.read_log(Position::ZERO, usize::MAX).await {
-                Ok(log) => assert_eq!(log.len(), 100, "{length} bytes"),
-                Err(error) => assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{length} bytes"),
-            }
-            let appended = store.append(batch([noted("a", "")])).await;
-            assert!(!matches!(appended, Err(AppendError::IdTaken { .. })));
-            store.close().await;
-        }
-        fs::write(&path, &intact).unwrap();
-        let store = open(&path);
-        assert_eq!(check(&store).await, 100, "after {length} bytes");
-        store.close().await;
-    }
-}
-
-#[tokio::test]
-async fn a_damaged_write_ahead_log_costs_no_more_than_what_is_damaged() {
-    let from = folder();
-    let path = from.path().join("events.db");
-    let (mut child, mut output) = crate::crash::spawn_child(&path);
-    let acknowledged = crate::crash::wait_for(&mut output, 60);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let (file, log) = (
-        fs::read(&path).unwrap(),
-        fs::read(from.path().join("events.db-wal")),
-    );
-    let log = log.unwrap();
-    let mut kept = Vec::new();
-    for part in 0..8 {
-        let to = folder();
-        let path = to.path().join("events.db");
-        let mut damaged = log.clone();
-        damaged[log.len() * part / 8] ^= 0x40;
-        fs::write(&path, &file).unwrap();
-        fs::write(to.path().join("events.db-wal"), &damaged).unwrap();
-        fs::write(to.path().join("events.db-shm"), "nonsense").unwrap();
-        // Before the tables were made, there is nothing to damage.
-        let store = open(&path);
-        let count = check(&store).await;
-        kept.push(count);
-        assert_eq!(append_all(&store, [noted("a", "")]).await, [count + 1]);
-        store.close().await;
-        assert_eq!(check(&open(&path)).await, count + 1);
-    }
-    assert!(
-        kept.is_sorted(),
-        "what was before the damage is kept: {kept:?}"
-    );
-    assert!(*kept.last().unwrap() > 0 && kept[0] < acknowledged);
 }

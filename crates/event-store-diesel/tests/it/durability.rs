@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     crash::{EVENTS, NORMAL, STORE, arguments},
-    support::folder,
+    support::{folder, skipped},
 };
 
 const GROUPS: usize = 50;
@@ -46,12 +46,11 @@ fn synchronisations(folder: &Path, normal: bool) -> Option<usize> {
 
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "strace is a tool of Linux")]
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn p1_every_group_is_synchronised_with_the_disk_before_it_is_acknowledged() {
     let (full, normal) = (folder(), folder());
     let counted = synchronisations(full.path(), false).zip(synchronisations(normal.path(), true));
     let Some((full, normal)) = counted else {
-        return eprintln!("SKIPPED: strace is missing or not allowed, so nothing was counted");
+        return skipped("strace is missing or not allowed, so nothing was counted");
     };
     assert!(full >= GROUPS, "{full} synchronisations of {GROUPS} groups");
     // So that what was counted is what makes the difference.

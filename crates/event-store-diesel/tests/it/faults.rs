@@ -1,5 +1,7 @@
 //! Transactions that do not come to their end.
 
+use std::sync::mpsc;
+
 use domain_events::{AppendError, EventId, EventStore, StoreErrorKind};
 use event_testkit::event_store::{MayFail, append_all, batch, check_identities, noted};
 
@@ -54,6 +56,39 @@ async fn a_fault_that_ends_the_transaction_is_a_typed_error_and_the_store_works_
         append_all(&*store, [noted("a", ""), noted("b", "")]).await,
         [2, 3]
     );
+}
+
+#[tokio::test]
+async fn p6_no_name_of_a_transaction_that_failed_is_remembered() {
+    let (store, folder) = fresh();
+    // The connection is kept, and so is what it has read.
+    sql(
+        &folder.path().join("events.db"),
+        "CREATE TRIGGER full BEFORE INSERT ON de_events WHEN CAST(NEW.payload AS TEXT) LIKE '%poison%' \
+         BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    );
+    let (id, next) = (EventId::new(), EventId::new());
+    let (open, gate) = mpsc::channel::<()>();
+    let (send, waits) = mpsc::channel();
+    let wait = move |_| {
+        send.send(()).unwrap();
+        let _ = gate.recv();
+    };
+    store.submit(batch([noted("a", "")]), Box::new(wait));
+    waits.recv_timeout(PATIENCE).unwrap();
+    // Meanwhile the others gather: the name of "b" is read, and then its key is free again.
+    let lost = [
+        submit(&store, [noted("b", "").id(id)]),
+        submit(&store, [noted("b", "").id(id)]),
+        submit(&store, [noted("a", "poison")]),
+    ];
+    drop(open);
+    for answer in lost {
+        answer.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    }
+    let event = || noted("c", "").id(next);
+    assert_eq!(append_all(&*store, [event()]).await, [2]);
+    assert_eq!(append_all(&*store, [event()]).await, [2]);
 }
 
 #[tokio::test]

@@ -159,6 +159,45 @@ async fn l2_a_store_may_be_dropped_in_an_answer() {
     receive.recv_timeout(PATIENCE).unwrap();
 }
 
+#[tokio::test]
+async fn the_write_ahead_log_is_moved_to_the_file_as_it_grows() {
+    const PAGES: u32 = 50;
+    const FRAME: u64 = 24 + 4_096;
+
+    let folder = folder();
+    let options = SqliteOptions {
+        checkpoint_pages: PAGES,
+        ..SqliteOptions::default()
+    };
+    let store = SqliteEventStore::open(folder.path().join("events.db"), options).unwrap();
+    let text = "x".repeat(10_000);
+    for _ in 0..200 {
+        append_all(&store, [noted("a", &text)]).await;
+    }
+    let log = std::fs::metadata(folder.path().join("events.db-wal")).unwrap();
+    // With the last commit, which brought it over the limit.
+    assert!(
+        log.len() < u64::from(PAGES) * 2 * FRAME,
+        "{} bytes",
+        log.len()
+    );
+}
+
+#[test]
+fn a_new_file_that_cannot_be_made_into_a_store_can_be_opened_later() {
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    let options = SqliteOptions {
+        max_pages: Some(3),
+        ..SqliteOptions::default()
+    };
+    match SqliteEventStore::open(&path, options) {
+        Err(OpenError::Store { source, .. }) => assert_eq!(source.kind(), StoreErrorKind::Full),
+        other => panic!("opened: {other:?}"),
+    }
+    open(&path).close_blocking();
+}
+
 #[test]
 fn a_missing_directory_is_named_and_not_made() {
     let folder = folder();

@@ -1,6 +1,7 @@
 //! The store on real files: the promises of every store, and those of this one.
 
 mod backup;
+mod broken_files;
 mod concurrency;
 mod conformance;
 mod crash;
@@ -9,6 +10,8 @@ mod disk_faults;
 mod durability;
 mod faults;
 mod life_cycle;
+#[cfg(unix)]
+mod permissions;
 mod reading;
 mod reading_tools;
 mod refusal;

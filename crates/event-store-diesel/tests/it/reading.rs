@@ -1,10 +1,19 @@
 //! Reading where the log is long, or not what was written.
 
-use domain_events::{DomainEvent, EventQuery, EventStore, NewEvent, Position, Timestamp};
-use event_testkit::event_store::{append_all, noted};
+use std::thread;
+
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
+    sql_types::BigInt,
+};
+use domain_events::{
+    DeliveryStore, DomainEvent, EventId, EventQuery, EventStore, EventStream, NewEvent, Position,
+    Registration, StartFrom, Timestamp,
+};
+use event_testkit::event_store::{append_all, notebook, noted};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{fresh, in_memory, sql};
+use crate::support::{PATIENCE, fresh, in_memory, sql, submit};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[domain_event(name = "test.rare", aggregate = "notebook", id = notebook)]
@@ -64,17 +73,70 @@ async fn f7_a_damaged_time_leads_nobody_past_events_that_are_intact() {
 }
 
 #[tokio::test]
-async fn recorded_times_ascend_though_the_clock_goes_back() {
+async fn r4_no_page_leaves_a_cursor_open() {
+    #[derive(QueryableByName)]
+    struct Checkpoint {
+        #[diesel(sql_type = BigInt)]
+        busy: i64,
+    }
+
     let (store, folder) = fresh();
-    append_all(&*store, [noted("a", "")]).await;
-    // As if the clock had been wrong by some years then.
-    let ahead = Timestamp::now().as_micros() + 100_000_000_000_000;
-    sql(
-        &folder.path().join("events.db"),
-        &format!("UPDATE de_events SET recorded_at = {ahead}"),
-    );
-    append_all(&*store, [noted("a", ""), noted("b", "")]).await;
-    let log = store.read_log(Position::ZERO, 10).await.unwrap();
-    let times: Vec<_> = log.iter().map(|it| it.recorded().unwrap().at).collect();
-    assert_eq!(times, [Timestamp::from_micros(ahead); 3]);
+    let name = "one".into();
+    let start_from = StartFrom::Beginning;
+    let registration = Registration { name, start_from };
+    store.begin_run(vec![registration]).await.unwrap();
+    let root = EventId::new();
+    append_all(&*store, [noted("a", "").id(root)]).await;
+    let path = folder.path().join("events.db");
+    let mut beside = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    // A page that is on its way ends by itself.
+    let patience = format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis());
+    beside.batch_execute(&patience).unwrap();
+    for query in [
+        EventQuery::Log,
+        EventQuery::history(notebook("a")),
+        EventQuery::OfType("testkit.noted".into()),
+        EventQuery::Correlated(root.into()),
+        EventQuery::Recorded(Timestamp::from_micros(0)..=Timestamp::from_micros(i64::MAX)),
+        EventQuery::Unfinished,
+    ] {
+        let follows = (0..20).map(|_| noted("a", "").correlation_id(root.into()));
+        append_all(&*store, follows).await;
+        let mut stream = EventStream::new(&*store, query.clone()).page_size(3);
+        stream.next().await.unwrap().unwrap();
+        store.read(&query, Position::ZERO, 2).await.unwrap();
+        store.get(root).await.unwrap().unwrap();
+        store.summary(&query).await.unwrap();
+        store.statistics().await.unwrap();
+        store.dead_letters(None, 1).await.unwrap();
+        // The page that is read ahead.
+        stream.next().await.unwrap().unwrap();
+        stream.next().await.unwrap().unwrap();
+        stream.next().await.unwrap().unwrap();
+        // It cannot start the log afresh while somebody reads from it.
+        let checkpoint = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)");
+        let checkpoint = checkpoint.get_result::<Checkpoint>(&mut beside).unwrap();
+        assert_eq!(checkpoint.busy, 0, "{query:?}");
+        stream.next().await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn p3_a_page_of_a_chain_leaves_nothing_out_while_others_append() {
+    let (store, _folder) = fresh();
+    for _ in 0..100 {
+        let root = EventId::new();
+        let follows = noted("a", "").correlation_id(root.into());
+        let answer = submit(&store, [follows, noted("a", "").id(root)]);
+        let query = EventQuery::Correlated(root.into());
+        loop {
+            let page = store.read(&query, Position::ZERO, 9).await.unwrap();
+            match page.len() {
+                0 => thread::yield_now(),
+                2 => break,
+                _ => panic!("the event before {:?} is left out", page[0].position()),
+            }
+        }
+        answer.recv_timeout(PATIENCE).unwrap().unwrap();
+    }
 }

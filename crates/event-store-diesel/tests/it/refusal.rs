@@ -164,3 +164,17 @@ fn r6_a_link_to_a_store_has_the_same_lock() {
     let error = SqliteEventStore::open(&link, SqliteOptions::default()).unwrap_err();
     assert!(matches!(error, OpenError::InUse { .. }));
 }
+
+#[cfg(unix)]
+#[test]
+fn r6_a_link_to_a_store_that_is_yet_to_be_made_has_its_lock() {
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    let [link, first] = ["link.db", "first.db"].map(|name| folder.path().join(name));
+    std::os::unix::fs::symlink("events.db", &link).unwrap();
+    std::os::unix::fs::symlink(&link, &first).unwrap();
+    let store = open(&first);
+    assert_eq!(store.path(), Some(&*path.canonicalize().unwrap()));
+    let error = SqliteEventStore::open(&path, SqliteOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+}

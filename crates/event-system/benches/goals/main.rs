@@ -6,6 +6,7 @@
     reason = "a measuring program prints figures"
 )]
 
+mod crowd;
 mod durable;
 mod events;
 mod measure;
@@ -32,7 +33,11 @@ type Measure = fn(Scale) -> Result<Vec<Figure>>;
 const GOALS: &[(&str, Measure)] = &[
     ("memory/throughput", memory::throughput),
     ("memory/single", memory::single),
+    ("memory/fanout", crowd::fanout),
     ("memory/hot-aggregate", memory::hot_aggregate),
+    ("memory/aggregates", crowd::aggregates),
+    ("memory/waiting", crowd::waiting),
+    ("memory/latency", crowd::latency),
     ("memory/slow-neighbour", memory::slow_neighbour),
     ("memory/bound", memory::bound),
     ("durable/one", durable::one),

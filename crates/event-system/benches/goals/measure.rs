@@ -28,6 +28,8 @@ impl Scale {
 pub(crate) enum Goal {
     /// This many times the reference.
     TimesReference(f64),
+    /// At most this many times the reference.
+    WithinReference(f64),
     /// At most this, in the unit of the figure.
     AtMost(f64),
 }
@@ -74,6 +76,7 @@ impl Figure {
     pub(crate) fn ok(&self) -> bool {
         let met = match self.goal {
             Goal::TimesReference(least) => self.ratio().is_some_and(|ratio| ratio >= least),
+            Goal::WithinReference(most) => self.ratio().is_some_and(|ratio| ratio <= most),
             Goal::AtMost(most) => self.value <= most,
         };
         met && self.error.is_none()
@@ -85,6 +88,29 @@ pub(crate) fn compare(
     name: &str,
     scale: Scale,
     least: f64,
+    subject: impl FnMut() -> Result<f64>,
+    reference: impl FnMut() -> Result<f64>,
+) -> Result<Figure> {
+    let goal = (Goal::TimesReference(least), "events/s");
+    in_turn(name, scale, goal, subject, reference)
+}
+
+/// What both sides need, run in turn, as medians: at most so many times the reference.
+pub(crate) fn within(
+    name: &str,
+    scale: Scale,
+    (most, unit): (f64, &str),
+    subject: impl FnMut() -> Result<f64>,
+    reference: impl FnMut() -> Result<f64>,
+) -> Result<Figure> {
+    let goal = (Goal::WithinReference(most), unit);
+    in_turn(name, scale, goal, subject, reference)
+}
+
+fn in_turn(
+    name: &str,
+    scale: Scale,
+    (goal, unit): (Goal, &str),
     mut subject: impl FnMut() -> Result<f64>,
     mut reference: impl FnMut() -> Result<f64>,
 ) -> Result<Figure> {
@@ -96,9 +122,9 @@ pub(crate) fn compare(
     Ok(Figure {
         name: name.to_owned(),
         value: median(values),
-        unit: "events/s".to_owned(),
+        unit: unit.to_owned(),
         reference: Some(median(references)),
-        goal: Goal::TimesReference(least),
+        goal,
         error: None,
     })
 }

@@ -19,7 +19,7 @@ use crate::{
 /// How many events may be on the way, here and in the reference.
 pub(crate) const CAPACITY: usize = 8_192;
 pub(crate) const AGGREGATES: usize = 1_000;
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// The result of `work`, run as a task of a runtime with two threads.
 pub(crate) fn on_runtime<T: Send + 'static>(
@@ -52,7 +52,7 @@ pub(crate) fn single(scale: Scale) -> Result<Vec<Figure>> {
     let subject = || {
         let ledger = Ledger::new(AGGREGATES);
         on_runtime(async move {
-            let bus = started(CAPACITY, ledger.subscription("single")).await?;
+            let bus = started(CAPACITY, 2, [ledger.subscription("single")]).await?;
             let events: Vec<NewEvent> = events(count, AGGREGATES).map(NewEvent::from).collect();
             let start = Instant::now();
             for event in events {
@@ -110,10 +110,10 @@ pub(crate) fn bound(scale: Scale) -> Result<Vec<Figure>> {
     Ok(vec![Figure::at_most("memory/bound", "MiB", 16.0, grown)])
 }
 
-fn in_batches(count: usize, aggregates: usize) -> Result<f64> {
+pub(crate) fn in_batches(count: usize, aggregates: usize) -> Result<f64> {
     let ledger = Ledger::new(aggregates);
     on_runtime(async move {
-        let bus = started(CAPACITY, ledger.subscription("batches")).await?;
+        let bus = started(CAPACITY, 2, [ledger.subscription("batches")]).await?;
         let batches = batches(count, aggregates, BATCH);
         let start = Instant::now();
         for batch in batches {
@@ -131,7 +131,7 @@ fn others(count: usize, failing: Option<usize>) -> Result<f64> {
     let ledger = Ledger::with_failing(AGGREGATES, failing);
     let expected = failing.map_or(count, |_| count - count / AGGREGATES);
     on_runtime(async move {
-        let bus = started(CAPACITY, ledger.subscription("others")).await?;
+        let bus = started(CAPACITY, 2, [ledger.subscription("others")]).await?;
         let batches = batches(count, AGGREGATES, BATCH);
         let start = Instant::now();
         for batch in batches {
@@ -160,7 +160,7 @@ async fn refused_publishes(calls: usize) -> Result<f64> {
             }
         }
     });
-    let bus = started(1_000, slow).await?;
+    let bus = started(1_000, 2, [slow]).await?;
     let before = process::resident()?;
     let (mut peak, mut accepted) = (before, 0);
     // More than the bus will ever take: only an accepted one is replaced by the next.
@@ -187,13 +187,19 @@ async fn refused_publishes(calls: usize) -> Result<f64> {
     Ok(process::growth(before, peak))
 }
 
-async fn started(capacity: usize, subscription: Subscription) -> Result<Arc<InMemoryEventBus>> {
+pub(crate) async fn started(
+    capacity: usize,
+    workers: usize,
+    subscriptions: impl IntoIterator<Item = Subscription>,
+) -> Result<Arc<InMemoryEventBus>> {
     let bus = InMemoryEventBus::new(BusConfig {
         capacity,
-        workers: 2,
+        workers,
         ..BusConfig::default()
     })?;
-    bus.subscribe(subscription).await?;
+    for subscription in subscriptions {
+        bus.subscribe(subscription).await?;
+    }
     bus.start().await?;
     Ok(Arc::new(bus))
 }

@@ -33,6 +33,7 @@ pub(crate) fn table(figures: &[Figure]) -> Table {
 fn row(figure: &Figure) -> [String; 6] {
     let wanted = match figure.goal {
         Goal::TimesReference(least) => format!("≥ {least} ×"),
+        Goal::WithinReference(most) => format!("≤ {most} ×"),
         Goal::AtMost(most) => format!("≤ {most} {}", figure.unit),
     };
     [
@@ -78,7 +79,7 @@ fn entry(figure: &Figure) -> Value {
         return json!({ "ok": false, "error": error });
     }
     let goal = match figure.goal {
-        Goal::TimesReference(goal) | Goal::AtMost(goal) => goal,
+        Goal::TimesReference(goal) | Goal::WithinReference(goal) | Goal::AtMost(goal) => goal,
     };
     json!({
         "value": figure.value,

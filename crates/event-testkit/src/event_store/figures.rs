@@ -95,6 +95,18 @@ pub async fn what_is_unfinished_is_read_and_counted(store: &impl Store) {
     assert_eq!(page.len(), 2);
     assert_eq!(page[0].position(), Some(Position::new(6)));
 
+    // One that is not in the log is no event.
+    let waits = DeliveryChange::Waiting(two, waiting(99, 1));
+    let far = DeliveryChange::Progressed(
+        two,
+        Progress {
+            through: Position::new(100),
+            unfinished: vec![Position::new(98)],
+        },
+    );
+    change(store, vec![waits, far]).await.unwrap();
+    assert_eq!(unfinished(store).await, [5, 6, 8, 10]);
+
     let finished = DeliveryChange::Finished(two, Position::new(5));
     let unblocked = DeliveryChange::Unblocked(one, notebook("b"));
     change(store, vec![finished, unblocked]).await.unwrap();

@@ -6,7 +6,9 @@ use domain_events::{
     AppendError, Appended, EventId, ExpectedVersion, NewEvent, Position, Timestamp, Version,
 };
 
-use super::{PATIENCE, Store, Torn, append_all, append_one, batch, notebook, noted, position};
+use super::{
+    Numbered, PATIENCE, Store, Torn, append_all, append_one, batch, notebook, noted, position,
+};
 
 /// Each event sees the ones before it.
 pub async fn p6_expected_versions_are_checked_in_order_within_a_batch(store: &impl Store) {
@@ -93,6 +95,27 @@ pub async fn p6_an_id_with_other_content_is_taken(store: &impl Store) {
         }
     }
     assert_eq!(store.head().await.unwrap(), Position::new(2));
+}
+
+/// Though a reader of JSON may take two large ones for the same.
+pub async fn p6_numbers_of_any_size_tell_contents_apart(store: &impl Store) {
+    let id = EventId::new();
+    let numbered = |number| NewEvent::new(Numbered { number }).id(id);
+    let number = u128::from(u64::MAX) + 1;
+    append_all(store, [numbered(number)]).await;
+    // The last of them has the same digits.
+    for other in [number + 1, number + 45] {
+        match append_one(store, numbered(other)).await {
+            Err(AppendError::IdTaken { position, .. }) => assert_eq!(position, Position::FIRST),
+            end => panic!("{other}: {end:?}"),
+        }
+    }
+    assert!(
+        append_one(store, numbered(number))
+            .await
+            .unwrap()
+            .already_there
+    );
 }
 
 /// All or nothing, also where some of it was there before.

@@ -168,6 +168,17 @@ pub async fn a_stream_reads_what_is_appended_meanwhile(store: &impl Store) {
     }
 }
 
+/// A page that was read ahead may be short because that was early.
+pub async fn a_stream_ends_where_the_log_does(store: &impl Store) {
+    append_all(store, (0..3).map(|_| noted("a", ""))).await;
+    let mut stream = EventStream::new(store, EventQuery::Log).page_size(2);
+    stream.next().await.unwrap().unwrap();
+    // Behind whatever is asked of the store already.
+    store.head().await.unwrap();
+    append_all(store, (0..3).map(|_| noted("a", ""))).await;
+    assert_eq!(collect(stream).await, [2, 3, 4, 5, 6]);
+}
+
 /// In order, as far as it can be read.
 pub async fn a_history_is_folded_into_a_state(store: &impl Store) {
     let texts = ["one", "two", "three"];

@@ -106,7 +106,10 @@ impl Deliveries {
             DeliveryChange::Progressed(id, progress) => (id, !makes_sense(progress)),
             DeliveryChange::Waiting(id, delivery) => (id, !log.knows(&delivery.aggregate)),
             DeliveryChange::Blocked(id, blocked) => (id, !log.knows(&blocked.aggregate)),
-            DeliveryChange::Dead(id, letter) => (id, letter.position.is_none()),
+            DeliveryChange::Dead(id, letter) => (
+                id,
+                !letter.position.is_some_and(|position| log.has(position)),
+            ),
             DeliveryChange::Finished(id, _) => (id, false),
             // An aggregate that is unknown is not blocked, whoever asks.
             DeliveryChange::Unblocked(_, aggregate) if !log.knows(aggregate) => return Ok(()),
