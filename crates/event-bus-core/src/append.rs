@@ -25,7 +25,7 @@ pub(crate) async fn append(
     engine: &Arc<Engine>,
     stores: &Stores,
     events: Vec<NewEvent>,
-    room: Option<Reservation>,
+    mut room: Option<Reservation>,
     from_handler: bool,
 ) -> Result<Vec<Receipt>, PublishError> {
     let mut batch = Vec::with_capacity(events.len());
@@ -42,9 +42,16 @@ pub(crate) async fn append(
     let (tell, told) = oneshot::channel();
     let engine = Arc::clone(engine);
     let done = move |result: Result<Vec<Appended>, AppendError>| {
-        let receipts = result.map(|appended| committed(&engine, appended, room, accepted_at));
-        engine.step(State::appended);
-        drop(tell.send(receipts));
+        let hand_over = |state: &mut State, after: &mut After| {
+            let receipts = result.map(|appended| {
+                state.committed(&engine, appended, room.as_mut(), accepted_at, after)
+            });
+            state.appended(after);
+            receipts
+        };
+        // Before the workers are woken: it has waited longer than they.
+        engine.step_then(hand_over, |receipts| drop(tell.send(receipts)));
+        drop(room);
     };
     stores.events.submit(batch, Box::new(done));
     let closed = || {
@@ -58,26 +65,6 @@ pub(crate) async fn append(
         .map_err(PublishError::Append)
 }
 
-/// Hands committed events to the pipelines; called in the order of the log.
-fn committed(
-    engine: &Arc<Engine>,
-    appended: Vec<Appended>,
-    mut room: Option<Reservation>,
-    accepted_at: Instant,
-) -> Vec<Receipt> {
-    engine.step(|state, after| {
-        let mut receipts = Vec::with_capacity(appended.len());
-        for appended in appended {
-            let room = room.as_mut();
-            receipts.extend(state.hand_over(engine, appended, room, accepted_at, after));
-        }
-        engine
-            .live
-            .store(state.tell_who_is_behind(after), Ordering::Release);
-        receipts
-    })
-}
-
 /// A pipeline that is to have an event.
 struct Part {
     pipeline: PipelineId,
@@ -87,6 +74,26 @@ struct Part {
 }
 
 impl State {
+    /// Hands committed events to the pipelines; called in the order of the log.
+    fn committed(
+        &mut self,
+        engine: &Engine,
+        appended: Vec<Appended>,
+        mut room: Option<&mut Reservation>,
+        accepted_at: Instant,
+        after: &mut After,
+    ) -> Vec<Receipt> {
+        let mut receipts = Vec::with_capacity(appended.len());
+        for appended in appended {
+            let room = room.as_deref_mut();
+            receipts.extend(self.hand_over(engine, appended, room, accepted_at, after));
+        }
+        engine
+            .live
+            .store(self.tell_who_is_behind(after), Ordering::Release);
+        receipts
+    }
+
     /// Hands a committed event to every pipeline that is live and has room; the others read it from
     /// the log later.
     fn hand_over(

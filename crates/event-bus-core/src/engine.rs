@@ -71,10 +71,20 @@ impl Engine {
     /// Takes a step: under the lock, so that it neither waits nor runs user code; then does what
     /// the step has left to be done.
     pub(crate) fn step<T>(&self, step: impl FnOnce(&mut State, &mut After) -> T) -> T {
+        self.step_then(step, |result| result)
+    }
+
+    /// As [`step`](Self::step), with something to be done before what the step has left.
+    pub(crate) fn step_then<T, U>(
+        &self,
+        step: impl FnOnce(&mut State, &mut After) -> T,
+        then: impl FnOnce(T) -> U,
+    ) -> U {
         let mut after = After::default();
         let result = step(&mut lock(&self.state), &mut after);
+        let done = then(result);
         self.act(after);
-        result
+        done
     }
 
     /// Looks at the state, without changing it.

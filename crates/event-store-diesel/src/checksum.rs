@@ -20,14 +20,14 @@ pub(crate) fn checksum(row: &EventRow<'_>, event_type: &str, aggregate: &Aggrega
     ];
     sum.update(numbers.map(i64::to_le_bytes).as_flattened());
     let names = [event_type, aggregate.aggregate_type(), aggregate.id()];
-    for bytes in [row.event_id, row.payload, row.correlation_id] {
+    for bytes in [&row.event_id[..], row.payload, &row.correlation_id[..]] {
         sum.add(bytes);
     }
     for text in names {
         sum.add(text.as_bytes());
     }
     sum.add_optional(row.metadata.map(str::as_bytes));
-    sum.add_optional(row.causation_id);
+    sum.add_optional(row.causation_id.map(|id| &id[..]));
     sum.finish()
 }
 
@@ -159,7 +159,7 @@ mod tests {
                 ..row()
             },
             EventRow {
-                causation_id: Some(&[]),
+                causation_id: Some(&[0; 16]),
                 ..row()
             },
             EventRow {

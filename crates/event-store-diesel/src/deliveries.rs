@@ -148,6 +148,7 @@ fn dead<'a>(
     let position = letter.position.map(|position| signed(position.get()));
     let refused = || Stop::Refused("a dead letter whose event is not in the log was not saved");
     let position = position.ok_or_else(refused)?;
+    tx.write_rows()?;
     if queries::event_at(&mut tx.session.conn, position)?.is_none() {
         return Err(refused());
     }

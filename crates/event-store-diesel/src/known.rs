@@ -208,6 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         migrations,
+        pending::Pending,
         rows::{EventRow, Keys},
     };
 
@@ -246,7 +247,9 @@ mod tests {
             aggregate: 1,
         };
         let row = EventRow::new(&event, id.as_bytes(), b"{}", None, keys, recorded);
-        queries::insert_event(&mut conn, &row).unwrap();
+        let mut pending = Pending::default();
+        pending.push(&mut conn, &row).unwrap();
+        pending.write(&mut conn).unwrap();
         Session::new(conn)
     }
 

@@ -35,6 +35,8 @@ mod transaction;
 
 mod known;
 
+mod pending;
+
 mod append;
 
 mod identity;

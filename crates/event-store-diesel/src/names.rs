@@ -7,7 +7,7 @@ use domain_events::AggregateRef;
 
 use crate::{
     queries,
-    rows::{FoundRow, NamedRow},
+    rows::{FoundRow, NamedRow, Page},
 };
 
 /// How many aggregates are kept before all are forgotten; some 20 MiB.
@@ -23,12 +23,26 @@ pub(crate) struct Names {
 
 impl Names {
     /// `rows` with their names.
-    pub(crate) fn named_all(
+    pub(crate) fn page(
         &mut self,
         conn: &mut SqliteConnection,
         rows: Vec<FoundRow>,
-    ) -> QueryResult<Vec<NamedRow>> {
-        rows.into_iter().map(|row| self.named(conn, row)).collect()
+    ) -> QueryResult<Page> {
+        let (mut event_types, mut aggregates) = (Vec::new(), Vec::new());
+        for (index, row) in rows.iter().enumerate() {
+            let before = index.checked_sub(1).map(|before| &rows[before]);
+            if before.is_none_or(|before| before.type_key() != row.type_key()) {
+                event_types.push((index, self.event_type_of(conn, row)?));
+            }
+            if before.is_none_or(|before| before.aggregate_key() != row.aggregate_key()) {
+                aggregates.push((index, self.aggregate_of(conn, row)?));
+            }
+        }
+        Ok(Page {
+            rows,
+            event_types,
+            aggregates,
+        })
     }
 
     /// `row` with its names.
@@ -62,15 +76,32 @@ impl Names {
         conn: &mut SqliteConnection,
         row: &FoundRow,
     ) -> QueryResult<(Option<Arc<str>>, Option<AggregateRef>)> {
-        let event_type = match row.type_key() {
-            Some(key) => self.event_type(conn, key)?,
-            None => None,
-        };
-        let aggregate = match row.aggregate_key() {
-            Some(key) => self.aggregate(conn, key)?,
-            None => None,
-        };
-        Ok((event_type, aggregate))
+        Ok((
+            self.event_type_of(conn, row)?,
+            self.aggregate_of(conn, row)?,
+        ))
+    }
+
+    fn event_type_of(
+        &mut self,
+        conn: &mut SqliteConnection,
+        row: &FoundRow,
+    ) -> QueryResult<Option<Arc<str>>> {
+        match row.type_key() {
+            Some(key) => self.event_type(conn, key),
+            None => Ok(None),
+        }
+    }
+
+    fn aggregate_of(
+        &mut self,
+        conn: &mut SqliteConnection,
+        row: &FoundRow,
+    ) -> QueryResult<Option<AggregateRef>> {
+        match row.aggregate_key() {
+            Some(key) => self.aggregate(conn, key),
+            None => Ok(None),
+        }
     }
 
     /// The type with this key.

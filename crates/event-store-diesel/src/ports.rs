@@ -16,7 +16,6 @@ use crate::{
     place::Place,
     reader::Job,
     registrations::{RegistrationRequest, RunRequest},
-    rows::NamedRow,
     session::Session,
     writer::{Request, Work},
 };
@@ -44,9 +43,9 @@ impl EventStore for SqliteEventStore {
     ) -> Result<Vec<EventEnvelope>, StoreError> {
         let query = query.clone();
         let read = move |session: &mut Session| session.read(&query, after, limit);
-        let rows = self.ask("the events were not read", read).await?;
+        let page = self.ask("the events were not read", read).await?;
         // Here, so that the next page is read meanwhile.
-        Ok(rows.into_iter().map(NamedRow::into_envelope).collect())
+        Ok(page.into_envelopes())
     }
 
     async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {

@@ -16,7 +16,8 @@ use diesel::{
 use domain_events::{AggregateRef, CorrelationId, EventId, Position, Version};
 
 use crate::{
-    rows::{EventRow, FoundRow, signed},
+    pending::PendingRow,
+    rows::{FoundRow, signed},
     schema::{
         de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format, de_runs,
         de_subscriptions, de_waiting, found_events, sqlite_master, sqlite_sequence,
@@ -112,57 +113,61 @@ pub(crate) fn format(conn: &mut Conn) -> QueryResult<i64> {
 
 // The log: writing
 
-pub(crate) fn insert_event(conn: &mut Conn, row: &EventRow<'_>) -> QueryResult<usize> {
-    InsertEvent(row).execute(conn)
+/// Inserts the first `ROWS` of `rows`, whose payloads are in `payloads`; returns how many these are.
+pub(crate) fn insert_events<const ROWS: usize>(
+    conn: &mut Conn,
+    rows: &[PendingRow],
+    payloads: &[u8],
+) -> QueryResult<usize> {
+    let rows = &rows[..ROWS];
+    InsertEvents::<ROWS> { rows, payloads }.execute(conn)
 }
 
 /// Written out, because Diesel walks an insert of its own several times for each event, column by
-/// column, which takes a quarter of the writer's time.
-#[derive(Debug)]
-struct InsertEvent<'a>(&'a EventRow<'a>);
+/// column, and prepares one of several rows again each time.
+#[derive(Clone, Copy)]
+struct InsertEvents<'a, const ROWS: usize> {
+    rows: &'a [PendingRow],
+    payloads: &'a [u8],
+}
 
-impl QueryId for InsertEvent<'_> {
-    type QueryId = InsertEvent<'static>;
+impl<const ROWS: usize> QueryId for InsertEvents<'_, ROWS> {
+    type QueryId = InsertEvents<'static, ROWS>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl QueryFragment<Sqlite> for InsertEvent<'_> {
+impl<const ROWS: usize> QueryFragment<Sqlite> for InsertEvents<'_, ROWS> {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        let row = self.0;
         pass.push_sql(
             "INSERT INTO de_events (position, type_key, aggregate_key, version, schema_version, \
              urgency, occurred_at, recorded_at, checksum, event_id, correlation_id, causation_id, \
-             payload, metadata) VALUES (",
+             payload, metadata) VALUES ",
         );
-        for number in [
-            &row.position,
-            &row.type_key,
-            &row.aggregate_key,
-            &row.version,
-            &row.schema_version,
-            &row.urgency,
-            &row.occurred_at,
-            &row.recorded_at,
-            &row.checksum,
-        ] {
-            pass.push_bind_param::<BigInt, i64>(number)?;
+        for (index, row) in self.rows.iter().enumerate() {
+            pass.push_sql(if index == 0 { "(" } else { ", (" });
+            for number in &row.numbers {
+                pass.push_bind_param::<BigInt, i64>(number)?;
+                pass.push_sql(", ");
+            }
+            pass.push_bind_param::<Binary, [u8]>(&row.event_id)?;
             pass.push_sql(", ");
+            pass.push_bind_param::<Binary, [u8]>(&row.correlation_id)?;
+            pass.push_sql(", ");
+            pass.push_bind_param::<Nullable<Binary>, _>(&row.causation_id)?;
+            pass.push_sql(", ");
+            pass.push_bind_param::<Binary, [u8]>(&self.payloads[row.payload.clone()])?;
+            pass.push_sql(", ");
+            match &row.metadata {
+                Some(metadata) => pass.push_bind_param::<Text, str>(metadata)?,
+                None => pass.push_bind_param::<Nullable<Text>, Option<&str>>(&None)?,
+            }
+            pass.push_sql(")");
         }
-        pass.push_bind_param::<Binary, [u8]>(row.event_id)?;
-        pass.push_sql(", ");
-        pass.push_bind_param::<Binary, [u8]>(row.correlation_id)?;
-        pass.push_sql(", ");
-        pass.push_bind_param::<Nullable<Binary>, _>(&row.causation_id)?;
-        pass.push_sql(", ");
-        pass.push_bind_param::<Binary, [u8]>(row.payload)?;
-        pass.push_sql(", ");
-        pass.push_bind_param::<Nullable<Text>, _>(&row.metadata)?;
-        pass.push_sql(")");
         Ok(())
     }
 }
 
-impl RunQueryDsl<Conn> for InsertEvent<'_> {}
+impl<const ROWS: usize> RunQueryDsl<Conn> for InsertEvents<'_, ROWS> {}
 
 pub(crate) fn insert_event_type(conn: &mut Conn, key: i64, name: &str) -> QueryResult<usize> {
     use de_event_types::{event_type, type_key};

@@ -119,7 +119,7 @@ fn register(
 fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<SubscriptionState> {
     let id = row.subscription_id;
     // An aggregate may have got its row in this very transaction.
-    tx.write_heads()?;
+    tx.write_rows()?;
     let unfinished = positions::decode(&row.unfinished);
     let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
     let waiting = queries::waiting(&mut tx.session.conn, id)?;

@@ -18,7 +18,7 @@ use crate::{checksum::checksum, schema::found_events};
 #[derive(Debug)]
 pub(crate) struct EventRow<'a> {
     pub(crate) position: i64,
-    pub(crate) event_id: &'a [u8],
+    pub(crate) event_id: &'a [u8; 16],
     pub(crate) type_key: i64,
     pub(crate) aggregate_key: i64,
     pub(crate) version: i64,
@@ -26,8 +26,8 @@ pub(crate) struct EventRow<'a> {
     pub(crate) urgency: i64,
     pub(crate) payload: &'a [u8],
     pub(crate) metadata: Option<&'a str>,
-    pub(crate) correlation_id: &'a [u8],
-    pub(crate) causation_id: Option<&'a [u8]>,
+    pub(crate) correlation_id: &'a [u8; 16],
+    pub(crate) causation_id: Option<&'a [u8; 16]>,
     pub(crate) occurred_at: i64,
     pub(crate) recorded_at: i64,
     pub(crate) checksum: i64,
@@ -62,7 +62,7 @@ impl<'a> EventRow<'a> {
             payload,
             metadata,
             correlation_id: links.correlation_id.as_bytes(),
-            causation_id: links.causation_id.as_ref().map(|id| &id.as_bytes()[..]),
+            causation_id: links.causation_id.as_ref().map(EventId::as_bytes),
             occurred_at: event.occurred_at().as_micros(),
             recorded_at: recorded.at.as_micros(),
             checksum: 0,
@@ -155,17 +155,24 @@ impl FoundRow {
     /// The event of this row, marked where it is damaged; a name is `None` if its key leads nowhere.
     fn into_envelope(
         self,
-        event_type: Option<Arc<str>>,
+        event_type: Option<&Arc<str>>,
         aggregate: Option<AggregateRef>,
     ) -> EventEnvelope {
         let known = event_type.is_some() && aggregate.is_some();
-        let event_type = event_type.unwrap_or_default();
+        let no_name;
+        let event_type = match event_type {
+            Some(event_type) => event_type,
+            None => {
+                no_name = Arc::default();
+                &no_name
+            }
+        };
         let aggregate = aggregate.unwrap_or_else(|| AggregateRef::new("", ""));
         let metadata = self.event_metadata();
-        let intact = known && metadata.is_some() && self.is_intact(&event_type, &aggregate);
+        let intact = known && metadata.is_some() && self.is_intact(event_type, &aggregate);
         let envelope = EventEnvelope::from_log(
             EventId::from_bytes(FoundId::or_zero(self.event_id.as_ref())),
-            &event_type,
+            event_type,
             u32::try_from(self.schema_version.unwrap_or(0)).unwrap_or(0),
             aggregate,
             urgency(self.urgency.unwrap_or(RANK_NORMAL)),
@@ -254,7 +261,36 @@ pub(crate) struct NamedRow {
 impl NamedRow {
     /// The event, marked where its row is damaged.
     pub(crate) fn into_envelope(self) -> EventEnvelope {
-        self.row.into_envelope(self.event_type, self.aggregate)
+        self.row
+            .into_envelope(self.event_type.as_ref(), self.aggregate)
+    }
+}
+
+/// Rows with the names behind their keys: a name with the index of the first row that has it, as
+/// long as the next ones have it too. To copy a name for each of them would pass its count between
+/// the processors of who reads and who asked.
+pub(crate) struct Page {
+    pub(crate) rows: Vec<FoundRow>,
+    pub(crate) event_types: Vec<(usize, Option<Arc<str>>)>,
+    pub(crate) aggregates: Vec<(usize, Option<AggregateRef>)>,
+}
+
+impl Page {
+    /// The events, marked where their rows are damaged.
+    pub(crate) fn into_envelopes(self) -> Vec<EventEnvelope> {
+        let mut event_types = self.event_types.into_iter().peekable();
+        let mut aggregates = self.aggregates.into_iter().peekable();
+        let (mut event_type, mut aggregate) = (None, None);
+        let envelope = |(index, row): (usize, FoundRow)| {
+            if let Some((_, name)) = event_types.next_if(|(first, _)| *first == index) {
+                event_type = name;
+            }
+            if let Some((_, name)) = aggregates.next_if(|(first, _)| *first == index) {
+                aggregate = name;
+            }
+            row.into_envelope(event_type.as_ref(), aggregate.clone())
+        };
+        self.rows.into_iter().enumerate().map(envelope).collect()
     }
 }
 

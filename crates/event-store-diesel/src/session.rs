@@ -14,7 +14,7 @@ use domain_events::{
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow},
-    rows::{NamedRow, unsigned},
+    rows::{Page, unsigned},
     selection::Selection,
 };
 
@@ -72,7 +72,7 @@ impl Session {
         query: &EventQuery,
         after: Position,
         limit: usize,
-    ) -> QueryResult<Vec<NamedRow>> {
+    ) -> QueryResult<Page> {
         let page = |session: &mut Self| Selection::of(session, query)?.page(session, after, limit);
         let rows = match query {
             // Asked in several parts, which must not tell of different states: a page would leave
@@ -80,7 +80,7 @@ impl Session {
             EventQuery::Correlated(_) | EventQuery::Unfinished => self.at_once(page),
             _ => page(self),
         }?;
-        self.names.named_all(&mut self.conn, rows)
+        self.names.page(&mut self.conn, rows)
     }
 
     /// How many events `query` means, and where the first and the last are.

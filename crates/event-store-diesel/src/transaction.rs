@@ -7,6 +7,7 @@ use domain_events::{
 
 use crate::{
     known::Known,
+    pending::Pending,
     queries,
     rows::{EventRow, Keys},
     session::Session,
@@ -16,12 +17,18 @@ use crate::{
 pub(crate) struct Transaction<'a> {
     pub(crate) session: &'a mut Session,
     known: &'a mut Known,
+    pending: Pending,
 }
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(session: &'a mut Session, known: &'a mut Option<Known>) -> QueryResult<Self> {
         let known = Known::refresh(known, session)?;
-        Ok(Self { session, known })
+        let pending = Pending::default();
+        Ok(Self {
+            session,
+            known,
+            pending,
+        })
     }
 
     /// The last position of the log, with what this transaction has appended.
@@ -39,7 +46,7 @@ impl<'a> Transaction<'a> {
         if self.known.is_new(id) {
             return Ok(None);
         }
-        self.write_heads()?;
+        self.write_rows()?;
         self.session.event(id)
     }
 
@@ -84,13 +91,15 @@ impl<'a> Transaction<'a> {
         };
         let id = event.id();
         let row = EventRow::new(event, id.as_bytes(), payload, metadata, keys, recorded);
-        queries::insert_event(conn, &row)?;
+        self.pending.push(conn, &row)?;
         self.known.note_event(id, position);
         Ok(recorded)
     }
 
-    /// Writes the rows of the aggregates that have changed, so that they can be read.
-    pub(crate) fn write_heads(&mut self) -> QueryResult<()> {
+    /// Writes the rows of what was appended, and of the aggregates that have changed by it, so that
+    /// they can be read.
+    pub(crate) fn write_rows(&mut self) -> QueryResult<()> {
+        self.pending.write(&mut self.session.conn)?;
         self.known.write_heads(&mut self.session.conn)
     }
 }

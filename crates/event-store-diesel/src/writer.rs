@@ -217,7 +217,7 @@ fn apply(
     for request in group {
         request.apply(&mut tx)?;
     }
-    tx.write_heads()
+    tx.write_rows()
 }
 
 fn open<'a>(

@@ -15,4 +15,5 @@ mod permissions;
 mod reading;
 mod reading_tools;
 mod refusal;
+mod rows;
 mod support;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::{
     events::{Ledger, Measured, batches, events},
     measure::{Figure, Scale, compare, rate, within},
-    memory::{AGGREGATES, BATCH, CAPACITY, in_batches, on_runtime, started, stopped},
+    memory::{AGGREGATES, BATCH, CAPACITY, all_handled, in_batches, on_runtime, started, stopped},
     process,
 };
 
@@ -34,16 +34,9 @@ pub(crate) fn fanout(scale: Scale) -> Result<Vec<Figure>> {
             };
             let subscriptions: Vec<_> = ledgers.iter().enumerate().map(named).collect();
             let bus = started(CAPACITY, 2, subscriptions).await?;
-            let batches = batches(count, AGGREGATES, BATCH);
-            let start = Instant::now();
-            for batch in batches {
-                bus.publish_all(batch).await?;
-            }
-            bus.wait_idle().await?;
-            let rate = rate(count * SUBSCRIPTIONS, start);
-            stopped(&*bus).await?;
+            let rate = all_handled(&bus, batches(count, AGGREGATES, BATCH)).await?;
             ledgers.iter().try_for_each(|ledger| ledger.check(count))?;
-            Ok(rate)
+            Ok(rate * SUBSCRIPTIONS as f64)
         })
     };
     let reference = || in_batches(count, AGGREGATES);
@@ -112,14 +105,7 @@ pub(crate) fn waiting(scale: Scale) -> Result<Vec<Figure>> {
                 }
             });
             let bus = started(CAPACITY, WORKERS, [waits]).await?;
-            let batches = batches(count, 10_000, BATCH);
-            let start = Instant::now();
-            for batch in batches {
-                bus.publish_all(batch).await?;
-            }
-            bus.wait_idle().await?;
-            let rate = rate(count, start);
-            stopped(&*bus).await?;
+            let rate = all_handled(&bus, batches(count, 10_000, BATCH)).await?;
             ledger.check(count)?;
             Ok(rate)
         })

@@ -114,17 +114,26 @@ pub(crate) fn in_batches(count: usize, aggregates: usize) -> Result<f64> {
     let ledger = Ledger::new(aggregates);
     on_runtime(async move {
         let bus = started(CAPACITY, 2, [ledger.subscription("batches")]).await?;
-        let batches = batches(count, aggregates, BATCH);
-        let start = Instant::now();
-        for batch in batches {
-            bus.publish_all(batch).await?;
-        }
-        bus.wait_idle().await?;
-        let rate = rate(count, start);
-        stopped(&*bus).await?;
+        let rate = all_handled(&bus, batches(count, aggregates, BATCH)).await?;
         ledger.check(count)?;
         Ok(rate)
     })
+}
+
+/// Publishes the batches and stops the bus. The rate of events until all are handled.
+pub(crate) async fn all_handled(
+    bus: &InMemoryEventBus,
+    batches: Vec<Vec<NewEvent>>,
+) -> Result<f64> {
+    let count = batches.iter().map(Vec::len).sum();
+    let start = Instant::now();
+    for batch in batches {
+        bus.publish_all(batch).await?;
+    }
+    bus.wait_idle().await?;
+    let rate = rate(count, start);
+    stopped(bus).await?;
+    Ok(rate)
 }
 
 fn others(count: usize, failing: Option<usize>) -> Result<f64> {
