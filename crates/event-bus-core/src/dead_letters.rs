@@ -15,7 +15,7 @@ use crate::{
     blocked::{Behind, Blocked, Stand},
     engine::Engine,
     lifecycle::Phase,
-    mailboxes::{BacklogStart, MailboxId},
+    mailboxes::MailboxId,
     pipeline::Pipeline,
     record::{Marks, Record},
     state::State,
@@ -161,7 +161,7 @@ impl State {
     }
 
     /// Has a subscription's later events of an aggregate wait behind a dead letter.
-    fn park(
+    pub(crate) fn park(
         &mut self,
         mailbox: MailboxId,
         subscribed: &Arc<Subscribed>,
@@ -184,17 +184,6 @@ impl State {
             after.told.extend(blocked.note_rest());
         }
         after.quiet = true;
-    }
-
-    /// Has a backlog wait behind a dead letter again, now that a replay before it is over.
-    pub(crate) fn park_again(
-        &mut self,
-        start: &BacklogStart,
-        event: EventId,
-        after: &mut After,
-    ) -> bool {
-        self.park(start.mailbox, &start.subscribed, event, after);
-        false
     }
 
     /// Forgets a dead letter: what is parked behind it goes on.
@@ -225,10 +214,11 @@ impl State {
                 subscription: subscription.to_owned(),
             });
         };
+        // Before the letter is taken: it stays where nobody can make the delivery.
+        let pipeline = self.pipelines.get_mut(subscribed.pipeline);
+        let running = pipeline.filter(|_| !self.is_stopping && !self.is_closed);
+        let pipeline = running.ok_or(LetterError::NotRunning)?;
         let Kept { envelope, by, .. } = self.letters.take(subscription, event)?;
-        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
-            return Err(LetterError::NotRunning);
-        };
         // A letter of one that has gone is not among this one's.
         if by.as_ptr() == Arc::as_ptr(&subscribed) {
             subscribed.meters.shared().replayed.up();

@@ -123,7 +123,8 @@ impl State {
             return false;
         }
         if let Some(by) = blocked.parked_again.take() {
-            return self.park_again(start, by, after);
+            self.park(start.mailbox, &start.subscribed, by, after);
+            return false;
         }
         let is_over = blocked.is_empty();
         if is_over && let Some(pipeline) = self.pipelines.get_mut(start.subscribed.pipeline) {
