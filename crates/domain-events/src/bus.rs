@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    AppendError, BusStatistics, ConfigError, DeadLetter, EncodeError, EventId, NewEvent, Receipt,
-    RegistryError, StoreError, Subscription,
+    AppendError, BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery,
+    EncodeError, EventId, Health, HealthLimits, NewEvent, ProcessingOutcome, Receipt,
+    RegistryError, StoreError, Subscription, SubscriptionGuard, UnfaithfulError,
 };
 
 /// An event that was not published. Nothing of a failed call was recorded or delivered, except
@@ -42,6 +43,9 @@ pub enum PublishError {
     /// The event could not be written as JSON.
     #[error("the event was not published")]
     Encode(#[source] EncodeError),
+    /// Read back from its JSON, the event would be another one; found in debug builds (D11).
+    #[error("the event was not published")]
+    Unfaithful(#[source] UnfaithfulError),
     /// A volatile bus has no history to expect a version of.
     #[error("the event was not published: a bus without a store knows no versions")]
     VersionWithoutStore,
@@ -224,6 +228,19 @@ pub trait EventBus: Send + Sync {
     /// A dropped future may still have subscribed.
     async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError>;
 
+    /// As [`subscribe`](Self::subscribe), for as long as the guard lives: dropped, it removes the
+    /// subscription without waiting for a running attempt (L4).
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancellation
+    /// A dropped future may still have subscribed.
+    async fn subscribe_guarded(
+        &self,
+        subscription: Subscription,
+    ) -> Result<SubscriptionGuard, SubscribeError>;
+
     /// Removes a subscription and waits for its running attempts; from inside one of its handlers
     /// it does not wait (L4). Returns whether there was one of the name.
     ///
@@ -243,15 +260,27 @@ pub trait EventBus: Send + Sync {
     /// paused. Returns whether there is one of the name.
     async fn resume(&self, name: &str) -> bool;
 
-    /// Up to `limit` dead letters, oldest first, of one subscription or of all (F6).
+    /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// The dead letters that `query` means, grouped by subscription and error (F6).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        let letters = self.dead_letters(query, usize::MAX).await?;
+        Ok(DeadLetterGroup::of(&letters))
+    }
 
     /// Delivers a dead letter again, with a fresh attempt count; it is a dead letter no more (F6).
     ///
@@ -262,6 +291,12 @@ pub trait EventBus: Send + Sync {
     /// When there is no such dead letter or no such subscription, the bus is not running, or cannot
     /// replay.
     async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError>;
+
+    /// [Replays](Self::replay) all dead letters that `query` means, oldest first. Returns how many.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay), for the first that cannot be replayed; then none is.
+    async fn replay_all(&self, query: &DeadLetterQuery) -> Result<usize, LetterError>;
 
     /// Gives a dead letter up for good; what is parked behind it goes on (F6). The reason is
     /// recorded.
@@ -275,6 +310,27 @@ pub trait EventBus: Send + Sync {
         reason: &str,
     ) -> Result<(), LetterError>;
 
+    /// [Discards](Self::discard) all dead letters that `query` means. Returns how many.
+    ///
+    /// # Errors
+    /// When the bus cannot discard.
+    async fn discard_all(
+        &self,
+        query: &DeadLetterQuery,
+        reason: &str,
+    ) -> Result<usize, LetterError>;
+
+    /// Up to `limit` of the attempts that the processing log keeps, of one subscription or of all, the
+    /// latest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError>;
+
     /// Waits until nothing is queued, running, waiting for a retry or behind in the log, and
     /// progress is saved (L3). What is parked or paused does not count.
     ///
@@ -285,6 +341,11 @@ pub trait EventBus: Send + Sync {
     /// Dropping the future changes nothing.
     async fn wait_idle(&self) -> Result<(), WaitError>;
 
-    /// The counters of the bus at this moment (N1).
+    /// The figures of the bus at this moment (N1, N2).
     fn statistics(&self) -> BusStatistics;
+
+    /// Whether the bus is well at this moment, and if not, why (N3); by the default limits.
+    fn health(&self) -> Health {
+        self.statistics().health(&HealthLimits::default())
+    }
 }

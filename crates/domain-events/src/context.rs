@@ -6,9 +6,13 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::Instant,
 };
 
-use crate::{BoxFuture, EventEnvelope, EventId, NewEvent, PublishError, Receipt};
+use crate::{
+    BoxFuture, Cancellation, EventEnvelope, EventId, EventMetadata, NewEvent, PublishError,
+    Receipt, blocking::block_on,
+};
 
 /// What is known about one attempt (R5).
 #[derive(Clone, Debug)]
@@ -22,6 +26,9 @@ pub struct AttemptInfo {
     pub may_be_repeat: bool,
     /// Whether the attempt replays a dead letter.
     pub is_replay: bool,
+    /// When the attempt counts as failed if it has not ended (F1); `None` where that is too far off
+    /// to be told.
+    pub deadline: Option<Instant>,
 }
 
 /// The way by which a handler's events go to its bus; implemented by buses.
@@ -37,6 +44,7 @@ pub trait HandlerPublisher: Send + Sync {
 pub struct HandlerContext {
     envelope: Arc<EventEnvelope>,
     info: AttemptInfo,
+    cancellation: Cancellation,
     /// How many events were published; made when there are clones to share it, or some to count.
     published: OnceLock<Arc<AtomicU32>>,
     publisher: Arc<dyn HandlerPublisher>,
@@ -47,6 +55,7 @@ impl Clone for HandlerContext {
         Self {
             envelope: Arc::clone(&self.envelope),
             info: self.info.clone(),
+            cancellation: self.cancellation.clone(),
             published: OnceLock::from(Arc::clone(self.published())),
             publisher: Arc::clone(&self.publisher),
         }
@@ -58,11 +67,13 @@ impl HandlerContext {
     pub fn new(
         envelope: Arc<EventEnvelope>,
         info: AttemptInfo,
+        cancellation: Cancellation,
         publisher: Arc<dyn HandlerPublisher>,
     ) -> Self {
         Self {
             envelope,
             info,
+            cancellation,
             published: OnceLock::new(),
             publisher,
         }
@@ -77,7 +88,12 @@ impl HandlerContext {
         &self.envelope
     }
 
-    /// Attempt number, subscription, and whether this may be a repeat or is a replay.
+    /// Correlation, causation and free entries of the handled event.
+    pub fn metadata(&self) -> &EventMetadata {
+        self.envelope.metadata()
+    }
+
+    /// Attempt number, subscription, deadline, and whether this may be a repeat or is a replay.
     pub fn info(&self) -> &AttemptInfo {
         &self.info
     }
@@ -85,6 +101,17 @@ impl HandlerContext {
     /// The number of the attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.info.attempt
+    }
+
+    /// When the attempt counts as failed if it has not ended (F1); `None` where that is too far off
+    /// to be told.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.info.deadline
+    }
+
+    /// Whether the attempt is given up: for blocking handlers, and for tasks that outlive it.
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.cancellation
     }
 
     /// Publishes an event that follows from the handled one (P9).
@@ -102,6 +129,15 @@ impl HandlerContext {
         let events = vec![event.into()];
         let mut receipts = self.publish_all(events).await?;
         Ok(receipts.swap_remove(0))
+    }
+
+    /// As [`publish`](Self::publish), for blocking handlers: blocks the thread until the event is
+    /// accepted. Async code must not call it.
+    ///
+    /// # Errors
+    /// As [`EventBus::publish`](crate::EventBus::publish).
+    pub fn publish_blocking(&self, event: impl Into<NewEvent>) -> Result<Receipt, PublishError> {
+        block_on(self.publish(event))
     }
 
     /// Publishes events that follow from the handled one, all or none, and consecutive (P3, P9).

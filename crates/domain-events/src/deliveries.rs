@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{AggregateRef, EventId, Position, StartFrom, StoreError, Timestamp, Version};
+use crate::{
+    AggregateRef, DeadLetter, DeadLetterQuery, Position, StartFrom, StoreError, Timestamp, Version,
+};
 
 /// A subscription's number in one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,61 +64,6 @@ pub struct BlockedAggregate {
     pub from: Position,
     /// The version of the first of them.
     pub version: Version,
-}
-
-/// Why a delivery was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeadLetterReason {
-    /// The last allowed attempt failed.
-    AttemptsExhausted,
-    /// The handler said that it will never succeed.
-    Permanent,
-    /// The event could not be read.
-    Unreadable,
-}
-
-impl DeadLetterReason {
-    /// The reason as stored.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AttemptsExhausted => "attempts-exhausted",
-            Self::Permanent => "permanent",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
-    /// The reason that is stored as `text`.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::AttemptsExhausted, Self::Permanent, Self::Unreadable]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-    }
-}
-
-/// A delivery given up, kept for a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The name of the subscription.
-    pub subscription: Arc<str>,
-    /// The event; `None` on a volatile bus.
-    pub position: Option<Position>,
-    /// The event's id.
-    pub event_id: EventId,
-    /// The event's type.
-    pub event_type: String,
-    /// The event's aggregate.
-    pub aggregate: AggregateRef,
-    /// Why it was given up.
-    pub reason: DeadLetterReason,
-    /// How many attempts were made.
-    pub attempts: u32,
-    /// Why the last attempt failed; at most 4 KiB.
-    pub error: String,
-    /// When the first attempt began.
-    pub first_attempt_at: Timestamp,
-    /// When it was given up.
-    pub dead_at: Timestamp,
 }
 
 /// A subscription as the store keeps it.
@@ -200,13 +147,13 @@ pub trait DeliveryStore: Send + Sync {
     /// `done` is called exactly once, also where the store fails or is closed.
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone);
 
-    /// Up to `limit` dead letters, oldest first, of one subscription or of all.
+    /// Up to `limit` of the dead letters that `query` means, oldest first.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
     AggregateRef, ConfigError, CorrelationId, DecodeError, DomainEvent, EncodeError, Event,
-    EventId, ExpectedVersion, Position, Recorded, Timestamp, Urgency, Version, config::check_name,
-    id::Name, payload::Payload,
+    EventId, ExpectedVersion, Position, Recorded, Timestamp, UnfaithfulError, Urgency, Version,
+    config::check_name, id::Name, payload::Payload,
 };
 
 /// What is known about an event besides its content: its place in a chain, and free entries.
@@ -288,6 +288,15 @@ impl NewEvent {
     pub fn check(&self) -> Result<(), ConfigError> {
         check_name("EVENT_TYPE", self.event_type)?;
         check_name("AGGREGATE_TYPE", self.aggregate.aggregate_type())
+    }
+
+    /// Checks that the event, read back from its JSON, is what it was (D11): it is written, read and
+    /// written again.
+    ///
+    /// # Errors
+    /// Where it is not, or cannot be written or read.
+    pub fn check_faithful(&self) -> Result<(), UnfaithfulError> {
+        self.payload.check_faithful(self.event_type)
     }
 
     /// Fills in what an event published by a handler inherits from the one handled (P9).

@@ -84,6 +84,12 @@ impl HandlerError {
         }
     }
 
+    /// The same verdict once more, for another event of a batch: the text is that of the whole
+    /// chain.
+    pub(crate) fn again(&self) -> Self {
+        Self::with(self.verdict, self.to_string())
+    }
+
     /// What the error asks for.
     pub fn verdict(&self) -> Verdict {
         self.verdict

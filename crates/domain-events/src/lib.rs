@@ -19,7 +19,7 @@ mod envelope;
 pub use envelope::{EventEnvelope, EventMetadata, Given, NewEvent};
 
 mod payload;
-pub use payload::{DecodeError, EncodeError};
+pub use payload::{DecodeError, EncodeError, UnfaithfulError};
 
 mod registry;
 pub use registry::{EventRegistry, RegistryError};
@@ -27,17 +27,34 @@ pub use registry::{EventRegistry, RegistryError};
 mod handler;
 pub use handler::{EventHandler, HandlerError, Verdict};
 
+mod batch;
+pub use batch::{Batch, BatchHandler, BatchPolicy, BatchVerdicts};
+
+mod cancellation;
+pub use cancellation::Cancellation;
+
+mod blocking;
+
 mod context;
 pub use context::{AttemptInfo, HandlerContext, HandlerPublisher};
 
 mod retry;
 pub use retry::RetryPolicy;
 
+mod breaker;
+pub use breaker::CircuitBreaker;
+
 mod policy;
 pub use policy::{FailurePolicy, Isolation, Ordering};
 
 mod subscription;
 pub use subscription::{BoxFuture, StartFrom, Subscription};
+
+mod guard;
+pub use guard::SubscriptionGuard;
+
+mod work;
+pub use work::{BatchResults, Work};
 
 mod config;
 pub use config::{ConfigError, MAX_NAME_BYTES};
@@ -66,13 +83,21 @@ pub use reading::{EventQuery, EventStream, EventSummary, ReadError, StoreStatist
 
 mod deliveries;
 pub use deliveries::{
-    BlockedAggregate, ChangesDone, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryChanges,
-    DeliveryStore, Progress, Registration, RegistrationDone, RunState, SubscriptionId,
-    SubscriptionState, WaitingDelivery,
+    BlockedAggregate, ChangesDone, DeliveryChange, DeliveryChanges, DeliveryStore, Progress,
+    Registration, RegistrationDone, RunState, SubscriptionId, SubscriptionState, WaitingDelivery,
 };
 
+mod dead_letter;
+pub use dead_letter::{DeadLetter, DeadLetterGroup, DeadLetterQuery, DeadLetterReason};
+
+mod processing;
+pub use processing::{AttemptResult, ProcessingLog, ProcessingOutcome};
+
 mod statistics;
-pub use statistics::{BusStatistics, Latency, SubscriptionStatistics};
+pub use statistics::{BusStatistics, Latency, PipelineStatistics, SubscriptionStatistics};
+
+mod health;
+pub use health::{Health, HealthLimits, HealthReason};
 
 #[cfg(feature = "derive")]
 #[doc = include_str!("derive.md")]

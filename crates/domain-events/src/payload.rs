@@ -19,6 +19,33 @@ pub struct EncodeError {
     source: serde_json::Error,
 }
 
+/// An event that its JSON does not give back as it was (D11): what a handler is given live would not
+/// be what it is given after a restart.
+#[derive(Debug, thiserror::Error)]
+pub enum UnfaithfulError {
+    /// The event could not be written as JSON.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The event's own JSON could not be read as its type.
+    #[error(
+        "the event of type {event_type:?} was not read back from its JSON, at line {line} column {column}"
+    )]
+    Decode {
+        /// The event type whose `Deserialize` failed or panicked.
+        event_type: String,
+        /// The line of the JSON, from 1; 0 where it panicked.
+        line: usize,
+        /// The column of the JSON, from 1; 0 where it panicked.
+        column: usize,
+    },
+    /// Written, read and written again, the event has another JSON.
+    #[error("the event of type {event_type:?} is another one once it is read back from its JSON")]
+    Differs {
+        /// The event type whose `Serialize` and `Deserialize` do not fit together.
+        event_type: String,
+    },
+}
+
 /// An event that could not be read as the type asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -57,7 +84,13 @@ pub enum DecodeError {
 pub(crate) struct Payload {
     typed: OnceLock<Typed>,
     json: OnceLock<Box<[u8]>>,
+    codec: &'static Codec,
+}
+
+/// How events of one type are written as JSON, and written again once they are read back.
+struct Codec {
     encode: fn(&dyn Any) -> Result<Vec<u8>, serde_json::Error>,
+    encode_again: fn(&[u8]) -> Result<Vec<u8>, serde_json::Error>,
 }
 
 impl Payload {
@@ -65,7 +98,12 @@ impl Payload {
         Self {
             typed: OnceLock::from(event as Typed),
             json: OnceLock::new(),
-            encode: encode::<E>,
+            codec: const {
+                &Codec {
+                    encode: encode::<E>,
+                    encode_again: encode_again::<E>,
+                }
+            },
         }
     }
 
@@ -73,7 +111,11 @@ impl Payload {
         Self {
             typed: OnceLock::new(),
             json: OnceLock::from(json),
-            encode: |_| Ok(Vec::new()),
+            // What came from a log is neither encoded nor published.
+            codec: &Codec {
+                encode: |_| Ok(Vec::new()),
+                encode_again: |json| Ok(json.to_vec()),
+            },
         }
     }
 
@@ -84,7 +126,7 @@ impl Payload {
         }
         // A payload has at least one of the two forms from the start.
         let event: &dyn Any = self.typed.get().map_or(&(), |event| &**event);
-        let encode = || (self.encode)(event);
+        let encode = || (self.codec.encode)(event);
         let panicked = |_| Err(serde::ser::Error::custom("its `Serialize` panicked"));
         let json = catch_unwind(AssertUnwindSafe(encode))
             .unwrap_or_else(panicked)
@@ -93,6 +135,27 @@ impl Payload {
                 source,
             })?;
         Ok(self.json.get_or_init(|| json.into_boxed_slice()))
+    }
+
+    /// Checks that the content, read back from its JSON, is what it was (D11).
+    pub(crate) fn check_faithful(&self, event_type: &str) -> Result<(), UnfaithfulError> {
+        let json = self.encoded(event_type)?;
+        let unread = |line, column| UnfaithfulError::Decode {
+            event_type: event_type.to_owned(),
+            line,
+            column,
+        };
+        let again = catch_unwind(AssertUnwindSafe(|| (self.codec.encode_again)(json)))
+            .map_err(|_| unread(0, 0))?
+            .map_err(|error| unread(error.line(), error.column()))?;
+        // The members of a hash map come in another order each time.
+        let parsed = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).ok();
+        if json == again || parsed(json) == parsed(&again) {
+            return Ok(());
+        }
+        Err(UnfaithfulError::Differs {
+            event_type: event_type.to_owned(),
+        })
     }
 
     /// The content as an `E`, decoded when first asked for.
@@ -119,9 +182,63 @@ impl Payload {
     }
 }
 
+fn encode_again<E: DomainEvent>(json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    let event: E = serde_json::from_slice(json)?;
+    let again = serde_json::to_vec(&event);
+    // How the copy is dropped says nothing of the event.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(event)));
+    again
+}
+
 fn encode<E: DomainEvent>(event: &dyn Any) -> Result<Vec<u8>, serde_json::Error> {
     match event.downcast_ref::<E>() {
         Some(event) => serde_json::to_vec(event),
         None => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, collections::HashMap};
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Measured {
+        by_place: HashMap<String, f64>,
+        #[serde(skip_deserializing)]
+        note: String,
+    }
+
+    impl DomainEvent for Measured {
+        const EVENT_TYPE: &'static str = "test.measured";
+        const AGGREGATE_TYPE: &'static str = "test";
+
+        fn aggregate_id(&self) -> Cow<'_, str> {
+            Cow::Borrowed("a")
+        }
+    }
+
+    fn check(places: usize, note: &str) -> Result<(), UnfaithfulError> {
+        let number = |place: usize| 0.1 + 1.0 / (place as f64 + 3.0);
+        let by_place = (0..places).map(|place| (place.to_string(), number(place)));
+        let event = Measured {
+            by_place: by_place.collect(),
+            note: note.to_owned(),
+        };
+        Payload::typed(Arc::new(event)).check_faithful(Measured::EVENT_TYPE)
+    }
+
+    #[test]
+    fn d11_order_of_members_and_fractions_are_no_difference() {
+        check(1_000, "").unwrap();
+    }
+
+    #[test]
+    fn d11_what_is_not_read_back_is_a_difference() {
+        let error = check(1, "lost").unwrap_err();
+        assert!(matches!(error, UnfaithfulError::Differs { .. }), "{error}");
     }
 }

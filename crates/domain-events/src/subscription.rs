@@ -1,11 +1,14 @@
 //! A handler under a stable name, with everything that governs its deliveries.
 
+mod checks;
+mod handlers;
+
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
-    ConfigError, DecodeError, DomainEvent, Event, EventEnvelope, EventHandler, EventRegistry,
-    FailurePolicy, HandlerContext, HandlerError, Isolation, Ordering, Position, Priority,
-    RegistryError, RetryPolicy, config::check_name,
+    BatchPolicy, BatchResults, CircuitBreaker, DecodeError, DomainEvent, EventEnvelope,
+    EventRegistry, FailurePolicy, HandlerContext, Isolation, Ordering, Position, Priority,
+    RegistryError, RetryPolicy, Work, work::Erased,
 };
 
 /// A future behind a pointer.
@@ -23,9 +26,6 @@ pub enum StartFrom {
     After(Position),
 }
 
-type Handling = BoxFuture<'static, Result<(), HandlerError>>;
-type Call =
-    dyn Fn(Arc<EventEnvelope>, HandlerContext) -> Result<Handling, DecodeError> + Send + Sync;
 type Filter = dyn Fn(&Arc<EventEnvelope>) -> Result<bool, DecodeError> + Send + Sync;
 
 /// A handler under a stable, unique name: the unit of delivery, retry and progress.
@@ -54,7 +54,8 @@ pub struct Subscription {
     name: Arc<str>,
     event_type: Option<&'static str>,
     register: fn(&mut EventRegistry) -> Result<(), RegistryError>,
-    call: Arc<Call>,
+    read: fn(&Arc<EventEnvelope>) -> Result<(), DecodeError>,
+    handler: Erased,
     filter: Option<Arc<Filter>>,
     /// The event type that the filter reads, where it reads one.
     filtered_type: Option<&'static str>,
@@ -63,93 +64,14 @@ pub struct Subscription {
     failure_policy: FailurePolicy,
     ordering: Ordering,
     isolation: Option<Isolation>,
+    breaker: Option<CircuitBreaker>,
+    /// How long a batch waits for company, where that was said.
+    linger: Option<Duration>,
     timeout: Duration,
     start_from: StartFrom,
 }
 
 impl Subscription {
-    /// Subscribes `handler` to events of type `E` under `name`.
-    pub fn new<E: DomainEvent, H: EventHandler<E>>(name: impl Into<Arc<str>>, handler: H) -> Self {
-        let handler = Arc::new(handler);
-        Self::typed::<E>(name, move |event, cx| {
-            let handler = Arc::clone(&handler);
-            Box::pin(async move { handler.handle(event, cx).await })
-        })
-    }
-
-    /// Subscribes an async closure to events of type `E` under `name`.
-    pub fn from_fn<E, F, Fut>(name: impl Into<Arc<str>>, handler: F) -> Self
-    where
-        E: DomainEvent,
-        F: Fn(Event<E>, HandlerContext) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-    {
-        Self::typed::<E>(name, move |event, cx| Box::pin(handler(event, cx)))
-    }
-
-    /// Subscribes an async closure to what `transform` makes of events of type `E` (D10).
-    ///
-    /// An error of the transform is a failed attempt with its verdict; it runs again with the next.
-    pub fn transformed<E, T, M, F, Fut>(name: impl Into<Arc<str>>, transform: M, handler: F) -> Self
-    where
-        E: DomainEvent,
-        T: Send + 'static,
-        M: Fn(Event<E>) -> Result<T, HandlerError> + Send + Sync + 'static,
-        F: Fn(T, HandlerContext) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-    {
-        Self::typed::<E>(name, move |event, cx| match transform(event) {
-            Ok(transformed) => Box::pin(handler(transformed, cx)),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        })
-    }
-
-    /// Subscribes an async closure to every event, as raw envelopes; it needs no decoder (D10).
-    pub fn to_all<F, Fut>(name: impl Into<Arc<str>>, handler: F) -> Self
-    where
-        F: Fn(Arc<EventEnvelope>, HandlerContext) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-    {
-        let call = move |envelope, cx| Ok(Box::pin(handler(envelope, cx)) as Handling);
-        Self::erased(name.into(), None, |_| Ok(()), Arc::new(call))
-    }
-
-    fn typed<E: DomainEvent>(
-        name: impl Into<Arc<str>>,
-        handler: impl Fn(Event<E>, HandlerContext) -> Handling + Send + Sync + 'static,
-    ) -> Self {
-        let call = move |envelope: Arc<EventEnvelope>, cx| Ok(handler(envelope.typed::<E>()?, cx));
-        Self::erased(
-            name.into(),
-            Some(E::EVENT_TYPE),
-            EventRegistry::register::<E>,
-            Arc::new(call),
-        )
-    }
-
-    fn erased(
-        name: Arc<str>,
-        event_type: Option<&'static str>,
-        register: fn(&mut EventRegistry) -> Result<(), RegistryError>,
-        call: Arc<Call>,
-    ) -> Self {
-        Self {
-            name,
-            event_type,
-            register,
-            call,
-            filter: None,
-            filtered_type: None,
-            priority: Priority::NORMAL,
-            retry: RetryPolicy::exponential(),
-            failure_policy: FailurePolicy::Skip,
-            ordering: Ordering::PerAggregate,
-            isolation: None,
-            timeout: Duration::from_secs(30),
-            start_from: StartFrom::Now,
-        }
-    }
-
     /// Sets the rank among the subscriptions of the pipeline (D3).
     #[must_use]
     pub fn priority(self, priority: Priority) -> Self {
@@ -225,6 +147,21 @@ impl Subscription {
         }
     }
 
+    /// Leaves the handler alone for a while after failures in a row (F8).
+    #[must_use]
+    pub fn circuit_breaker(self, breaker: CircuitBreaker) -> Self {
+        let breaker = Some(breaker);
+        Self { breaker, ..self }
+    }
+
+    /// Lets the first event of a batch wait so long for others, unless the batch is full before (D9).
+    /// For batch handlers alone.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = Some(linger);
+        self
+    }
+
     /// Sets how long one attempt may take (F1); 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
@@ -270,6 +207,9 @@ impl Subscription {
     /// What the subscription asks of a pipeline of its own; `None` where it shares the default one.
     pub fn isolation(&self) -> Option<Isolation> {
         match self.ordering {
+            Ordering::PerAggregate if self.batch().is_some() => {
+                Some(self.isolation.unwrap_or_default())
+            }
             Ordering::PerAggregate => self.isolation,
             Ordering::Total => Some(Isolation {
                 workers: Some(1),
@@ -277,6 +217,22 @@ impl Subscription {
             }),
             Ordering::None => Some(self.isolation.unwrap_or_default()),
         }
+    }
+
+    /// How batches are made up; `None` for a handler of one event at a time.
+    pub fn batch(&self) -> Option<BatchPolicy> {
+        match &self.handler {
+            Erased::One(_) => None,
+            Erased::Batch(_, policy) => Some(BatchPolicy {
+                linger: self.linger.unwrap_or(policy.linger),
+                ..*policy
+            }),
+        }
+    }
+
+    /// When the handler is left alone.
+    pub fn breaker(&self) -> Option<CircuitBreaker> {
+        self.breaker
     }
 
     /// How long one attempt may take.
@@ -305,57 +261,7 @@ impl Subscription {
             .is_none_or(|wanted| wanted == envelope.event_type())
     }
 
-    /// Checks that the subscription can work, and makes its event type known to `registry`.
-    ///
-    /// # Errors
-    /// For a name, time-out or retry policy that cannot work, and for an event type name that
-    /// another type has.
-    pub fn check(&self, registry: &mut EventRegistry) -> Result<(), RegistryError> {
-        check_name("subscription.name", &self.name)?;
-        self.retry.check()?;
-        if self.timeout.is_zero() {
-            return Err(ConfigError::new("subscription.timeout", "0 s", "more than 0").into());
-        }
-        self.check_policies()?;
-        (self.register)(registry)
-    }
-
-    fn check_policies(&self) -> Result<(), ConfigError> {
-        let parks = self.failure_policy == FailurePolicy::ParkAggregate;
-        if parks && self.ordering != Ordering::PerAggregate {
-            let allowed = "Skip or PauseSubscription, as the ordering is not per aggregate";
-            let value = self.failure_policy;
-            return Err(ConfigError::new(
-                "subscription.failure_policy",
-                value,
-                allowed,
-            ));
-        }
-        if let Some(filtered) = self.filtered_type
-            && self.event_type != Some(filtered)
-        {
-            let wanted = self.event_type.unwrap_or("any type, by filter_envelope");
-            return Err(ConfigError::new("subscription.filter", filtered, wanted));
-        }
-        let Isolation { workers, capacity } = self.isolation.unwrap_or_default();
-        let total = self.ordering == Ordering::Total;
-        if let Some(workers) = workers
-            && !(1..=if total { 1 } else { Isolation::MAX_WORKERS }).contains(&workers)
-        {
-            let allowed = if total {
-                "1, as the ordering is total".to_owned()
-            } else {
-                format!("1 to {}", Isolation::MAX_WORKERS)
-            };
-            return Err(ConfigError::new("subscription.workers", workers, allowed));
-        }
-        if capacity == Some(0) {
-            return Err(ConfigError::new("subscription.capacity", 0, "1 or more"));
-        }
-        Ok(())
-    }
-
-    /// Begins to handle `envelope`; for buses, which poll the future.
+    /// Begins to handle `envelope`; for buses, which do the work. A batch handler gets it alone.
     ///
     /// # Errors
     /// When the event cannot be read as the type subscribed to.
@@ -363,8 +269,33 @@ impl Subscription {
         &self,
         envelope: Arc<EventEnvelope>,
         cx: HandlerContext,
-    ) -> Result<Handling, DecodeError> {
-        (self.call)(envelope, cx)
+    ) -> Result<Work, DecodeError> {
+        self.handler.call(envelope, cx)
+    }
+
+    /// Begins to handle several events in one go; for buses, which poll the future: it gives one
+    /// result an event. `None` where the handler takes one event at a time.
+    ///
+    /// # Errors
+    /// When an event cannot be [read](Self::read) as the type subscribed to.
+    pub fn call_batch(
+        &self,
+        items: Vec<(Arc<EventEnvelope>, HandlerContext)>,
+    ) -> Option<Result<BoxFuture<'static, BatchResults>, DecodeError>> {
+        self.handler.call_batch(items)
+    }
+
+    /// Reads `envelope` as the type subscribed to; for buses. Runs the user's code.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn read(&self, envelope: &Arc<EventEnvelope>) -> Result<(), DecodeError> {
+        (self.read)(envelope)
+    }
+
+    /// Whether the other one is this one or a clone of it; for buses.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.handler.is_same(&other.handler)
     }
 }
 

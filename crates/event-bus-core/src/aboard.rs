@@ -254,13 +254,15 @@ impl State {
                 through,
             };
             let mut entry = Blocked::new(&subscribed, behind, Stand::Waiting);
+            entry.uncounted = through;
             let mut delay = Duration::ZERO;
             if let Some(waiting) = waiting.get(&blocked.aggregate) {
                 let (now, clock) = (Timestamp::now(), tokio::time::Instant::now());
                 let began = clock.checked_sub(now.since(waiting.first_attempt_at));
                 entry = entry.attempted(waiting.attempts, began.unwrap_or(clock));
                 delay = waiting.due_at.since(now);
-                subscribed.meters.shared().waiting.up();
+                subscribed.matching.up();
+                subscribed.left.up();
             }
             pipeline.mailboxes.block(mailbox, entry);
             after.due.push(Due::after(delay, mailbox, &subscribed));

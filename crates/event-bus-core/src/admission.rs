@@ -33,6 +33,10 @@ impl Room {
         self.capacity
     }
 
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
     /// Whether `count` more events fit.
     pub(crate) fn fits(&self, count: usize) -> bool {
         count <= self.capacity.saturating_sub(self.taken)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain_events::{DeliveryChange, Position};
+use domain_events::{DeliveryChange, Position, Subscription};
 
 use crate::{
     after::After,
@@ -25,6 +25,20 @@ pub(crate) struct Leaving {
 /// Takes a subscription out: it is given nothing more, and its waiting retries end at once.
 pub(crate) fn leave(engine: &Engine, name: &str) -> Option<Leaving> {
     engine.step(|state, after| state.take_out(name, after))
+}
+
+/// Takes a subscription out, and waits for nothing: what is left to be done is done by a task. Another
+/// one of its name stays.
+pub(crate) fn leave_later(engine: &Arc<Engine>, subscription: &Subscription) {
+    let leaving = engine.step(|state, after| {
+        let named = state.subscriptions.named(subscription.name())?;
+        let same = named.subscription.is_same(subscription);
+        same.then(|| state.take_out(subscription.name(), after))?
+    });
+    if let (Some(leaving), Some(runtime)) = (leaving, engine.lifecycle.runtime()) {
+        let engine = Arc::clone(engine);
+        runtime.spawn(async move { left(&engine, leaving).await });
+    }
 }
 
 /// Waits for a leaving subscription's running attempts, and then until its progress is committed:

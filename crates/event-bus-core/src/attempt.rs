@@ -1,24 +1,19 @@
 //! One run of a handler, and what follows from its end.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    AttemptInfo, BoxFuture, DeadLetterReason, DecodeError, DeliveryOutcome, EventEnvelope,
-    HandlerContext, HandlerError, RetryPolicy, Verdict,
+    AttemptInfo, AttemptResult, Cancellation, DeadLetterReason, DecodeError, DeliveryOutcome,
+    EventEnvelope, HandlerContext, HandlerError, ProcessingOutcome, RetryPolicy, Timestamp,
+    Verdict, Work,
 };
 use tokio::time::Instant;
 
 use crate::{
     dead_letters::cut,
-    engine::{Engine, discard},
-    inside::{self, BusId},
+    engine::Engine,
+    guarded::{self, Fault, Guarded},
+    off_worker,
     record::Record,
     seat::Worker,
     subscribed::Subscribed,
@@ -40,6 +35,8 @@ pub(crate) enum Ended {
 pub(crate) enum Decision {
     Done(DeliveryOutcome),
     Retry(Duration, String),
+    /// It was a probe of the circuit breaker, and does not count.
+    Hold,
     GiveUp(DeadLetterReason, String),
 }
 
@@ -111,28 +108,70 @@ pub(crate) async fn attempt(
     began: Instant,
     before_waiting: impl FnOnce(),
 ) -> Attempt {
-    let Given {
-        envelope, attempt, ..
-    } = given;
-    let info = AttemptInfo {
-        subscription: subscribed.name_for(worker.number),
-        attempt,
-        may_be_repeat: given.may_be_repeat,
-        is_replay: given.is_replay,
-    };
-    let publisher = Arc::clone(&worker.publisher);
-    let cx = HandlerContext::new(Arc::clone(envelope), info, publisher);
-    let running = engine.lifecycle.begin_attempt(worker.seat());
-    let ended = run(engine.id, subscribed, envelope, cx, before_waiting).await;
+    let cancellation = worker.cancellation();
+    let cx = context(worker, subscribed, given, began, &cancellation);
+    let running = engine
+        .lifecycle
+        .begin_attempt(worker.seat(), 1, &cancellation);
+    let ended = run(
+        engine,
+        subscribed,
+        given.envelope,
+        cx,
+        &cancellation,
+        before_waiting,
+    )
+    .await;
     running.end();
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
+    note(engine, worker, subscribed, given, &ended, took);
+    Attempt { ended, end, took }
+}
+
+/// What a handler is told of its attempt.
+pub(crate) fn context(
+    worker: &Worker,
+    subscribed: &Subscribed,
+    given: Given<'_>,
+    began: Instant,
+    cancellation: &Cancellation,
+) -> HandlerContext {
+    let limit = subscribed.subscription.attempt_timeout();
+    let info = AttemptInfo {
+        subscription: subscribed.name_for(worker.number),
+        attempt: given.attempt,
+        may_be_repeat: given.may_be_repeat,
+        is_replay: given.is_replay,
+        deadline: began.into_std().checked_add(limit),
+    };
+    let publisher = Arc::clone(&worker.publisher);
+    HandlerContext::new(
+        Arc::clone(given.envelope),
+        info,
+        cancellation.clone(),
+        publisher,
+    )
+}
+
+/// Notes an attempt that has ended: counts it, keeps it, and says what went wrong.
+pub(crate) fn note(
+    engine: &Engine,
+    worker: &Worker,
+    subscribed: &Subscribed,
+    given: Given<'_>,
+    ended: &Ended,
+    took: Duration,
+) {
+    let Given {
+        envelope, attempt, ..
+    } = given;
     let meters = subscribed.meters.of(worker.number);
     meters.handling.record(took);
     if attempt > 1 {
         meters.retries.up();
     }
-    match &ended {
+    match ended {
         Ended::Failed(_, error) | Ended::Unreadable(error) => {
             meters.failed_attempts.up();
             log::debug!(
@@ -148,95 +187,78 @@ pub(crate) async fn attempt(
         ),
         Ended::Handled | Ended::Unwanted => {}
     }
-    Attempt { ended, end, took }
+    engine
+        .processing
+        .keep(ended.is_success(), || ProcessingOutcome {
+            subscription: Arc::clone(subscribed.name()),
+            event_id: envelope.id(),
+            position: envelope.position(),
+            attempt,
+            result: ended.result(),
+            ended_at: Timestamp::now(),
+            took,
+        });
 }
 
 async fn run(
-    bus: BusId,
+    engine: &Engine,
     subscribed: &Subscribed,
     envelope: &Arc<EventEnvelope>,
     cx: HandlerContext,
+    cancellation: &Cancellation,
     before_waiting: impl FnOnce(),
 ) -> Ended {
-    let subscription = &subscribed.subscription;
+    let (bus, subscription) = (engine.id, &subscribed.subscription);
+    let limit = subscription.attempt_timeout();
     let begin = || {
         if !subscription.wants(envelope)? {
             return Ok(None);
         }
         subscription.call(Arc::clone(envelope), cx).map(Some)
     };
-    let begin = || inside::enter(bus, begin);
-    let mut handling = match catch_unwind(AssertUnwindSafe(begin)) {
-        Err(panic) => return panicked(panic),
-        Ok(Err(error)) => return unreadable(&error),
-        Ok(Ok(None)) => return Ended::Unwanted,
-        Ok(Ok(Some(future))) => Guarded {
-            bus,
-            future: Some(future),
-        },
+    let ended = match guarded::call(bus, begin) {
+        Err(text) => Err(Fault::Panicked(text)),
+        Ok(Err(error)) => Ok(Ended::unreadable(&error)),
+        Ok(Ok(None)) => Ok(Ended::Unwanted),
+        Ok(Ok(Some(Work::Async(future)))) => {
+            let handling = Guarded::new(bus, future, Ended::from);
+            handling.within(limit, before_waiting).await
+        }
+        Ok(Ok(Some(Work::Blocking(work)))) => {
+            before_waiting();
+            Ok(off_worker::run(bus, subscribed, work, cancellation).await)
+        }
     };
-    // Most handlers never wait, so the timer is made only for those that do.
-    if let Poll::Ready(ended) = poll_once(&mut handling).await {
-        return ended;
+    ended.unwrap_or_else(|fault| {
+        if fault == Fault::OverTime {
+            cancellation.cancel();
+        }
+        Ended::of_fault(fault, limit)
+    })
+}
+
+impl Ended {
+    pub(crate) fn unreadable(error: &DecodeError) -> Self {
+        Self::Unreadable(error.to_string())
     }
-    before_waiting();
-    let limit = subscription.attempt_timeout();
-    match tokio::time::timeout(limit, &mut handling).await {
-        Ok(ended) => ended,
-        Err(_) => Ended::Failed(
-            Verdict::Transient,
-            format!("ran past its time-out of {limit:?}"),
-        ),
+
+    /// A handler that has no result has failed.
+    pub(crate) fn of_fault(fault: Fault, limit: Duration) -> Self {
+        Self::Failed(Verdict::Transient, fault.text(limit))
     }
-}
 
-fn unreadable(error: &DecodeError) -> Ended {
-    Ended::Unreadable(error.to_string())
-}
-
-async fn poll_once(handling: &mut Guarded) -> Poll<Ended> {
-    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *handling).poll(cx))).await
-}
-
-type Future = BoxFuture<'static, Result<(), HandlerError>>;
-
-/// A handler's future whose panics are ends, also those of its drop.
-struct Guarded {
-    bus: BusId,
-    future: Option<Future>,
-}
-
-impl std::future::Future for Guarded {
-    type Output = Ended;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
-        let bus = self.bus;
-        let Some(future) = self.future.as_mut() else {
-            return Poll::Pending;
-        };
-        // The error is the user's too, and so is what its text and its drop do.
-        let poll = || inside::enter(bus, || future.as_mut().poll(cx).map(Ended::from));
-        let ended = match catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(ended)) => ended,
-            Err(panic) => panicked(panic),
-        };
-        Poll::Ready(self.discard().unwrap_or(ended))
+    pub(crate) fn is_success(&self) -> bool {
+        matches!(self, Self::Handled | Self::Unwanted | Self::Skipped(_))
     }
-}
 
-impl Guarded {
-    /// Drops the future. A panic of its drop is the end of the attempt.
-    fn discard(&mut self) -> Option<Ended> {
-        let future = self.future.take();
-        let discard = || inside::enter(self.bus, || drop(future));
-        catch_unwind(AssertUnwindSafe(discard)).err().map(panicked)
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        self.discard();
+    fn result(&self) -> AttemptResult {
+        match self {
+            Self::Handled => AttemptResult::Handled,
+            Self::Unwanted => AttemptResult::Skipped(None),
+            Self::Skipped(reason) => AttemptResult::Skipped(Some(reason.clone())),
+            Self::Failed(_, error) => AttemptResult::Failed(error.clone()),
+            Self::Unreadable(error) => AttemptResult::Unreadable(error.clone()),
+        }
     }
 }
 
@@ -251,17 +273,6 @@ impl From<Result<(), HandlerError>> for Ended {
             verdict => Self::Failed(verdict, text),
         }
     }
-}
-
-fn panicked(panic: Box<dyn Any + Send>) -> Ended {
-    let message = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message");
-    let message = cut(format!("panicked: {message}"));
-    discard(panic);
-    Ended::Failed(Verdict::Transient, message)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::{
     after::After,
     attempt::{Attempt, Decision, Given, attempt, decide},
     blocked::{Behind, Blocked, Stand},
+    breaker,
     engine::Engine,
     mailboxes::{BacklogStart, MailboxId},
     seat::Worker,
@@ -25,15 +26,19 @@ const MOST_KEPT: usize = 16;
 
 /// Makes the deliveries that are due, until one fails, none is left, or others should have a turn.
 pub(crate) async fn work_off(engine: &Arc<Engine>, worker: &Worker, start: &BacklogStart) {
-    let _running = match start.subscribed.begin(worker.seat()) {
+    let begun = start.subscribed.begin(worker.seat(), Some(start.mailbox));
+    let _running = match begun {
         Begun::Runs(running) => running,
-        Begun::Paused(_running) | Begun::Removed(_running) => {
+        Begun::Held(_running) | Begun::Removed(_running) => {
             return engine.step(|state, after| state.again(start, after));
         }
     };
     match &engine.stores {
         None => memory::deliver_all(engine, worker, start).await,
         Some(stores) => log::deliver_all(engine, worker, stores, start).await,
+    }
+    if start.subscribed.is_probe(start.mailbox) {
+        engine.step(|state, after| state.probe_over(start, after));
     }
 }
 
@@ -70,10 +75,12 @@ impl Made {
 async fn make(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Arc<Subscribed>,
+    start: &BacklogStart,
     first: First,
     given: Given<'_>,
 ) -> Made {
+    let subscribed = &start.subscribed;
+    let is_probe = subscribed.is_probe(start.mailbox);
     let number = first.attempts + 1;
     let began = if first.attempts == 0 {
         Instant::now()
@@ -86,8 +93,19 @@ async fn make(
     };
     let Attempt { ended, end, .. } =
         attempt(engine, worker, subscribed, given, Instant::now(), || {}).await;
+    let speaks = breaker::speaks(&ended);
+    let probe_failed = is_probe && speaks == Some(false);
+    if !is_probe {
+        breaker::note(engine, subscribed, speaks);
+    } else if speaks == Some(true) {
+        breaker::close(engine, subscribed);
+    }
     let policy = subscribed.subscription.retry_policy();
-    let decision = decide(ended, policy, number, began.elapsed(), fastrand::f64());
+    let decision = if probe_failed {
+        Decision::Hold
+    } else {
+        decide(ended, policy, number, began.elapsed(), fastrand::f64())
+    };
     Made {
         attempt: number,
         began,
@@ -121,9 +139,6 @@ impl State {
         let Some(blocked) = mailboxes.blocked(start.mailbox, subscribed) else {
             return;
         };
-        if made.attempt == 1 {
-            subscribed.meters.shared().waiting.up();
-        }
         (blocked.attempts, blocked.began) = (made.attempt, made.began);
         after.told.extend(blocked.note_rest());
         let row = blocked.row(&start.aggregate);
@@ -181,7 +196,6 @@ impl State {
         let Some((aggregate, ended)) = mailboxes.unblock(mailbox, subscribed) else {
             return;
         };
-        no_longer_waiting(subscribed, ended.attempts);
         after.quiet = true;
         if let Some(row) = ended.row(&aggregate) {
             self.unsaved.change([row], None);
@@ -198,11 +212,5 @@ impl State {
             }
         }
         self.admit(after);
-    }
-}
-
-fn no_longer_waiting(subscribed: &Subscribed, attempts: u32) {
-    if attempts > 0 {
-        subscribed.meters.shared().waiting.down();
     }
 }

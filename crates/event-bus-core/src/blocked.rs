@@ -21,6 +21,8 @@ pub(crate) struct Blocked {
     pub(crate) attempts: u32,
     pub(crate) began: Instant,
     pub(crate) stand: Stand,
+    /// Up to here, deliveries of an earlier run are counted when they are come to.
+    pub(crate) uncounted: Position,
     /// The dead letter behind which it is parked again once the first delivery is over, which is a
     /// replay of an older one.
     pub(crate) parked_again: Option<EventId>,
@@ -49,7 +51,7 @@ pub(crate) enum Stand {
     Ready,
     /// Nothing: a worker is at it.
     Running,
-    /// Its subscription to be resumed; the next attempt is due.
+    /// Its subscription to be resumed, or its circuit breaker; the next attempt is due.
     Held,
     /// The dead letter of this event, before it, to be replayed or discarded (F5).
     Parked(EventId),
@@ -63,6 +65,7 @@ impl Blocked {
             attempts: 0,
             began: Instant::now(),
             stand,
+            uncounted: Position::ZERO,
             parked_again: None,
         }
     }
@@ -150,8 +153,9 @@ impl Blocked {
     /// Whether it goes on without anybody acting; else it does not count as something to be done.
     pub(crate) fn is_active(&self) -> bool {
         match self.stand {
-            Stand::Held | Stand::Parked(_) => false,
-            Stand::Waiting => !self.subscribed.is_paused(),
+            Stand::Parked(_) => false,
+            // What is held and not paused waits for its circuit breaker.
+            Stand::Held | Stand::Waiting => !self.subscribed.is_paused(),
             Stand::AfterRun | Stand::Ready | Stand::Running => true,
         }
     }

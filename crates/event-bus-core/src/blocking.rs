@@ -45,7 +45,6 @@ impl State {
         if self.is_closed {
             return;
         }
-        subscribed.meters.shared().waiting.up();
         let now = Instant::now();
         let began = now.checked_sub(took).unwrap_or(now);
         let due = Due::after(delay, mailbox, subscribed);

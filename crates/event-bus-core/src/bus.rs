@@ -8,9 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use domain_events::{
-    BusStatistics, ConfigError, DeadLetter, DeliveryStore, EventBus, EventId, EventRegistry,
-    EventStore, LetterError, NewEvent, PublishError, Receipt, RegistryError, StartError, StopError,
-    StopReport, StoreError, SubscribeError, Subscription, SubscriptionStatistics, WaitError,
+    BusStatistics, ConfigError, DeadLetter, DeadLetterQuery, DeliveryStore, EventBus, EventId,
+    EventRegistry, EventStore, LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt,
+    RegistryError, StartError, StopError, StopReport, StoreError, SubscribeError, Subscription,
+    SubscriptionGuard, WaitError,
 };
 use tokio::runtime::Handle;
 
@@ -19,11 +20,9 @@ use crate::{
     engine::{Engine, Stores, discard},
     inside, lifecycle,
     lifecycle::Phase,
-    meters::latency,
     pausing,
     publish::publish,
-    stopping,
-    subscribed::Subscribed,
+    statistics, stopping,
     waiting::NoRoom,
 };
 
@@ -33,7 +32,7 @@ use crate::{
 /// Dropping a running bus only signals its tasks (L2); [`stop`](EventBus::stop) it.
 pub struct InMemoryEventBus {
     engine: Arc<Engine>,
-    planned: Mutex<Planned>,
+    planned: Arc<Mutex<Planned>>,
 }
 
 /// What is subscribed before the start.
@@ -75,13 +74,8 @@ impl InMemoryEventBus {
         config.check()?;
         Ok(Self {
             engine: Engine::new(config, stores),
-            planned: Mutex::default(),
+            planned: Arc::default(),
         })
-    }
-
-    /// How many dead letters a volatile bus has lost to its bound.
-    pub fn evicted_dead_letters(&self) -> u64 {
-        self.engine.look(|state| state.letters.evicted())
     }
 
     fn planned(&self) -> std::sync::MutexGuard<'_, Planned> {
@@ -127,11 +121,21 @@ impl EventBus for InMemoryEventBus {
             planned.subscriptions.clone()
         };
         // In a task of its own, so that a start that is given up half-way still comes to its end.
-        let engine = Arc::clone(&self.engine);
+        let (engine, planned) = (Arc::clone(&self.engine), Arc::clone(&self.planned));
         let starting = async move {
+            let taken = subscriptions.clone();
             let begun = aboard::begin(&engine, subscriptions).await;
             match &begun {
-                Ok(()) => lifecycle::run(&engine).await,
+                Ok(()) => {
+                    lifecycle::run(&engine).await;
+                    // Whose guards were dropped meanwhile.
+                    let gone = |it: &Subscription| {
+                        let planned = planned.lock().unwrap_or_else(PoisonError::into_inner);
+                        !planned.subscriptions.iter().any(|other| it.is_same(other))
+                    };
+                    let gone = taken.iter().filter(|it| gone(it));
+                    gone.for_each(|it| ashore::leave_later(&engine, it));
+                }
                 Err(_) => drop(engine.lifecycle.advance(Phase::Starting, Phase::New)),
             }
             begun
@@ -194,14 +198,25 @@ impl EventBus for InMemoryEventBus {
         }
     }
 
+    async fn subscribe_guarded(
+        &self,
+        subscription: Subscription,
+    ) -> Result<SubscriptionGuard, SubscribeError> {
+        let same = subscription.clone();
+        self.subscribe(subscription).await?;
+        let (engine, planned) = (self.engine.weak(), Arc::downgrade(&self.planned));
+        Ok(SubscriptionGuard::new(move || {
+            if let (Some(engine), Some(planned)) = (engine.upgrade(), planned.upgrade()) {
+                // Before the engine is asked: a start under way looks here at its end.
+                discard(take_planned(&planned, |it| it.is_same(&same)));
+                ashore::leave_later(&engine, &same);
+            }
+        }))
+    }
+
     async fn unsubscribe(&self, name: &str) -> bool {
         self.engine.lifecycle.started_or_not().await;
-        let planned: Vec<_> = {
-            let subscriptions = &mut self.planned().subscriptions;
-            let named = |subscription: &mut Subscription| &**subscription.name() == name;
-            subscriptions.extract_if(.., named).collect()
-        };
-        // Not under the lock: its handler is the user's.
+        let planned = take_planned(&self.planned, |it| &**it.name() == name);
         let was_planned = !planned.is_empty();
         discard(planned);
         let engine = Arc::clone(&self.engine);
@@ -225,19 +240,21 @@ impl EventBus for InMemoryEventBus {
 
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         match &self.engine.stores {
-            Some(stores) => stores.deliveries.dead_letters(subscription, limit).await,
-            None => Ok(self
-                .engine
-                .look(|state| state.letters.list(subscription, limit))),
+            Some(stores) => stores.deliveries.dead_letters(query, limit).await,
+            None => Ok(self.engine.look(|state| state.letters.list(query, limit))),
         }
     }
 
     async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError> {
         dead_letters::replay(&self.engine, subscription, event)
+    }
+
+    async fn replay_all(&self, query: &DeadLetterQuery) -> Result<usize, LetterError> {
+        dead_letters::replay_all(&self.engine, query)
     }
 
     async fn discard(
@@ -247,6 +264,22 @@ impl EventBus for InMemoryEventBus {
         reason: &str,
     ) -> Result<(), LetterError> {
         dead_letters::discard(&self.engine, subscription, event, reason)
+    }
+
+    async fn discard_all(
+        &self,
+        query: &DeadLetterQuery,
+        reason: &str,
+    ) -> Result<usize, LetterError> {
+        dead_letters::discard_all(&self.engine, query, reason)
+    }
+
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        Ok(self.engine.processing.list(subscription, limit))
     }
 
     async fn wait_idle(&self) -> Result<(), WaitError> {
@@ -261,36 +294,8 @@ impl EventBus for InMemoryEventBus {
     }
 
     fn statistics(&self) -> BusStatistics {
-        let uptime = self
-            .planned()
-            .started_at
-            .map_or(Duration::ZERO, |at| at.elapsed());
-        let phase = self.engine.lifecycle.phase();
-        let (figures, lag, members) = self.engine.look(|state| {
-            let members = state.subscriptions.members().iter();
-            let members: Vec<_> = members.map(|it| Arc::clone(&it.subscribed)).collect();
-            let cursors = state.pipelines.iter();
-            let lags = cursors.filter_map(|(_, it)| Some(it.cursor.as_ref()?.lag()));
-            (state.figures, lags.max().unwrap_or(0), members)
-        });
-        BusStatistics {
-            running: phase == Phase::Running,
-            workers: self.engine.config.workers,
-            capacity: self.engine.config.capacity,
-            accepted: figures.accepted,
-            recovered: figures.recovered,
-            finished: figures.finished,
-            in_flight: figures.in_flight,
-            lag,
-            uptime,
-            publish_to_handled: latency(
-                members
-                    .iter()
-                    .flat_map(|member| member.meters.all())
-                    .map(|set| &set.publish_to_handled),
-            ),
-            subscriptions: members.iter().map(|member| figures_of(member)).collect(),
-        }
+        let started_at = self.planned().started_at;
+        statistics::of(&self.engine, started_at.map(|at| at.elapsed()))
     }
 }
 
@@ -325,21 +330,16 @@ fn own_task<T: Send + 'static>(
     }
 }
 
-fn figures_of(subscribed: &Subscribed) -> SubscriptionStatistics {
-    let meters = &subscribed.meters;
-    let dead = meters.sum(|set| &set.dead);
-    SubscriptionStatistics {
-        name: Arc::clone(subscribed.name()),
-        handled: meters.sum(|set| &set.handled),
-        skipped: meters.sum(|set| &set.skipped),
-        dead: dead.saturating_sub(meters.sum(|set| &set.replayed)),
-        failed_attempts: meters.sum(|set| &set.failed_attempts),
-        retries: meters.sum(|set| &set.retries),
-        waiting: meters.sum(|set| &set.waiting),
-        paused: subscribed.is_paused(),
-        handling: latency(meters.all().map(|set| &set.handling)),
-        publish_to_handled: latency(meters.all().map(|set| &set.publish_to_handled)),
-    }
+/// Takes subscriptions out of those planned, to be dropped without the lock: handlers are the user's.
+fn take_planned(
+    planned: &Mutex<Planned>,
+    which: impl Fn(&Subscription) -> bool,
+) -> Vec<Subscription> {
+    let mut planned = planned.lock().unwrap_or_else(PoisonError::into_inner);
+    planned
+        .subscriptions
+        .extract_if(.., |it| which(it))
+        .collect()
 }
 
 fn only(mut receipts: Vec<Receipt>) -> Receipt {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain_events::ConfigError;
+use domain_events::{ConfigError, ProcessingLog};
 
 /// The knobs of a bus; `..BusConfig::default()` for those that may stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct BusConfig {
     pub progress_interval: Duration,
     /// How many dead letters a bus without a store keeps; the oldest go first. 10,000 unless set.
     pub dead_letters: usize,
+    /// Which attempts the processing log keeps; failures unless set.
+    pub processing_log: ProcessingLog,
+    /// How many attempts the processing log keeps; the oldest go first. 1,000 unless set.
+    pub processing_log_entries: usize,
 }
 
 impl Default for BusConfig {
@@ -26,6 +30,8 @@ impl Default for BusConfig {
             workers: 8,
             progress_interval: Duration::from_millis(50),
             dead_letters: 10_000,
+            processing_log: ProcessingLog::default(),
+            processing_log_entries: 1_000,
         }
     }
 }
@@ -46,6 +52,11 @@ impl BusConfig {
             ("capacity", self.capacity, Self::MAX_CAPACITY),
             ("workers", self.workers, 10_000),
             ("dead_letters", self.dead_letters, usize::MAX),
+            (
+                "processing_log_entries",
+                self.processing_log_entries,
+                usize::MAX,
+            ),
         ];
         if self.progress_interval > Self::MAX_PROGRESS_INTERVAL {
             let value = format!("{:?}", self.progress_interval);

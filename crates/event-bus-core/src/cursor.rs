@@ -243,6 +243,11 @@ impl Cursor {
         self.head.get().saturating_sub(self.through.get())
     }
 
+    /// The events that are not finished.
+    pub(crate) fn open_records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.open.values()
+    }
+
     /// How many deliveries are open.
     pub(crate) fn open_deliveries(&self) -> usize {
         let open = |record: &Arc<Record>| {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetter, DeliveryChange, DeliveryOutcome, EventEnvelope, EventId, FailurePolicy, LetterError,
+    DeadLetter, DeadLetterQuery, DeliveryChange, DeliveryOutcome, EventId, FailurePolicy,
+    LetterError,
 };
 use tokio::time::Instant;
 
@@ -32,10 +33,9 @@ pub(crate) struct DeadLetters {
     evicted: u64,
 }
 
-/// A dead letter in memory, with the event to be replayed.
+/// A dead letter in memory.
 struct Kept {
     letter: DeadLetter,
-    envelope: Arc<EventEnvelope>,
     /// Who gave it up. Not what keeps the subscription, which may go.
     by: Weak<Subscribed>,
 }
@@ -59,7 +59,7 @@ impl DeadLetters {
 
     fn take(&mut self, subscription: &str, event: EventId) -> Result<Kept, LetterError> {
         let wanted = |kept: &Kept| {
-            kept.letter.event_id == event && &*kept.letter.subscription == subscription
+            kept.letter.event_id() == event && &*kept.letter.subscription == subscription
         };
         let place = self.kept.iter().position(wanted);
         place
@@ -70,12 +70,16 @@ impl DeadLetters {
             })
     }
 
-    /// Up to `limit` of them, of one subscription or of all.
-    pub(crate) fn list(&self, subscription: Option<&str>, limit: usize) -> Vec<DeadLetter> {
+    /// Up to `limit` of those that `query` means.
+    pub(crate) fn list(&self, query: &DeadLetterQuery, limit: usize) -> Vec<DeadLetter> {
         let letters = self.kept.iter().map(|kept| &kept.letter);
-        let wanted =
-            |letter: &&DeadLetter| subscription.is_none_or(|name| name == &*letter.subscription);
-        letters.filter(wanted).take(limit).cloned().collect()
+        let wanted = letters.filter(|letter| query.matches(letter));
+        wanted.take(limit).cloned().collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.kept.len() as u64
     }
 
     /// How many were lost to the bound.
@@ -87,11 +91,12 @@ impl DeadLetters {
 /// Counts and tells that a delivery was given up; not under the lock, as a logger is the user's.
 pub(crate) fn mourn(subscribed: &Subscribed, letter: &DeadLetter) {
     subscribed.meters.shared().dead.up();
+    subscribed.note_dead();
     log::warn!(
         "dead letter: subscription={} event.id={} event.type={} attempts={} reason={}: {}",
         letter.subscription,
-        letter.event_id,
-        letter.event_type,
+        letter.event_id(),
+        letter.event.event_type(),
         letter.attempts,
         letter.reason.as_str(),
         letter.error,
@@ -124,7 +129,7 @@ impl State {
                 .change([DeliveryChange::Dead(id, letter)], None);
             after.saver = true;
         } else {
-            self.keep(mailbox, letter, record, subscribed, after);
+            self.keep(mailbox, letter, subscribed, after);
         }
         if record.resolve(target, DeliveryOutcome::Dead) {
             self.finish(subscribed.pipeline, record, after);
@@ -137,15 +142,13 @@ impl State {
         &mut self,
         mailbox: MailboxId,
         letter: DeadLetter,
-        record: &Arc<Record>,
         subscribed: &Arc<Subscribed>,
         after: &mut After,
     ) {
         let policy = subscribed.subscription.after_dead_letter();
-        let event = letter.event_id;
+        let event = letter.event_id();
         let evicted = self.letters.keep(Kept {
             letter,
-            envelope: Arc::clone(&record.envelope),
             by: Arc::downgrade(subscribed),
         });
         match policy {
@@ -188,18 +191,14 @@ impl State {
 
     /// Forgets a dead letter: what is parked behind it goes on.
     fn let_go(&mut self, kept: Kept, after: &mut After) {
-        let Kept {
-            letter,
-            envelope,
-            by,
-        } = kept;
+        let Kept { letter, by } = kept;
         if let Some(subscribed) = by.upgrade() {
             if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
                 pipeline.go_on_without(&letter, &subscribed, after);
             }
             after.dropped.push(Box::new(subscribed));
         }
-        after.dropped.push(Box::new(envelope));
+        after.dropped.push(Box::new(letter));
     }
 
     /// Has a dead letter delivered again, alone on its aggregate.
@@ -218,11 +217,14 @@ impl State {
         let pipeline = self.pipelines.get_mut(subscribed.pipeline);
         let running = pipeline.filter(|_| !self.is_stopping && !self.is_closed);
         let pipeline = running.ok_or(LetterError::NotRunning)?;
-        let Kept { envelope, by, .. } = self.letters.take(subscription, event)?;
+        let Kept { letter, by } = self.letters.take(subscription, event)?;
         // A letter of one that has gone is not among this one's.
         if by.as_ptr() == Arc::as_ptr(&subscribed) {
             subscribed.meters.shared().replayed.up();
+        } else {
+            subscribed.matching.up();
         }
+        let envelope = letter.event;
         self.figures.taken_up(false, true);
         let mailboxes = &mut pipeline.mailboxes;
         let mailbox = mailboxes.mailbox(envelope.aggregate());
@@ -252,6 +254,40 @@ impl State {
     }
 }
 
+impl State {
+    /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns which.
+    fn replay_all(
+        &mut self,
+        query: &DeadLetterQuery,
+        after: &mut After,
+    ) -> Result<Vec<DeadLetter>, LetterError> {
+        let letters = self.letters.list(query, usize::MAX);
+        for letter in &letters {
+            if self.subscriptions.named(&letter.subscription).is_none() {
+                let subscription = letter.subscription.to_string();
+                return Err(LetterError::NoSuchSubscription { subscription });
+            }
+        }
+        for letter in &letters {
+            self.replay(&letter.subscription, letter.event_id(), after)?;
+        }
+        Ok(letters)
+    }
+
+    /// Gives all dead letters up for good that `query` means. Returns how many.
+    fn discard_all(&mut self, query: &DeadLetterQuery, after: &mut After) -> usize {
+        let letters = self.letters.list(query, usize::MAX);
+        for letter in &letters {
+            if let Ok(kept) = self.letters.take(&letter.subscription, letter.event_id()) {
+                self.let_go(kept, after);
+            }
+        }
+        let count = letters.len();
+        after.dropped.push(Box::new(letters));
+        count
+    }
+}
+
 impl Pipeline {
     /// Lets what is parked behind a dead letter go on.
     fn go_on_without(
@@ -261,13 +297,13 @@ impl Pipeline {
         after: &mut After,
     ) {
         let mailboxes = &mut self.mailboxes;
-        let Some(mailbox) = mailboxes.known(&letter.aggregate) else {
+        let Some(mailbox) = mailboxes.known(letter.event.aggregate()) else {
             return;
         };
         let Some(blocked) = mailboxes.blocked(mailbox, subscribed) else {
             return;
         };
-        let ready = blocked.discard(letter.event_id) && mailboxes.go(mailbox, subscribed);
+        let ready = blocked.discard(letter.event_id()) && mailboxes.go(mailbox, subscribed);
         if let Some(blocked) = mailboxes.blocked(mailbox, subscribed) {
             after.told.extend(blocked.note_rest());
         }
@@ -309,6 +345,33 @@ pub(crate) fn discard(
     })?;
     log::info!("dead letter discarded: subscription={subscription} event.id={event}: {reason}");
     Ok(())
+}
+
+/// Delivers all dead letters of a volatile bus again that `query` means. Returns how many.
+pub(crate) fn replay_all(engine: &Engine, query: &DeadLetterQuery) -> Result<usize, LetterError> {
+    if engine.stores.is_some() {
+        return Err(UNSUPPORTED);
+    }
+    if engine.lifecycle.phase() != Phase::Running {
+        return Err(LetterError::NotRunning);
+    }
+    let letters = engine.step(|state, after| state.replay_all(query, after))?;
+    log::info!("dead letters replayed: {}: {query:?}", letters.len());
+    Ok(letters.len())
+}
+
+/// Gives all dead letters of a volatile bus up for good that `query` means. Returns how many.
+pub(crate) fn discard_all(
+    engine: &Engine,
+    query: &DeadLetterQuery,
+    reason: &str,
+) -> Result<usize, LetterError> {
+    if engine.stores.is_some() {
+        return Err(UNSUPPORTED);
+    }
+    let count = engine.step(|state, after| state.discard_all(query, after));
+    log::info!("dead letters discarded: {count}: {query:?}: {reason}");
+    Ok(count)
 }
 
 const UNSUPPORTED: LetterError =

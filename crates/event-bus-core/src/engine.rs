@@ -17,6 +17,7 @@ use crate::{
     lifecycle::Lifecycle,
     mailboxes::Start,
     pipeline::PipelineId,
+    processing::Processing,
     run::Run,
     seat::Worker,
     state::State,
@@ -39,6 +40,7 @@ pub(crate) struct Engine {
     pub(crate) stores: Option<Stores>,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) timers: Timers,
+    pub(crate) processing: Processing,
     /// What the cursor of the default pipeline says of being live, for those who need no more than
     /// a hint.
     pub(crate) live: AtomicBool,
@@ -58,6 +60,7 @@ impl Engine {
             stores,
             lifecycle: Lifecycle::default(),
             timers: Timers::default(),
+            processing: Processing::new(config.processing_log, config.processing_log_entries),
             live: AtomicBool::new(false),
             unsaved: Notify::new(),
             quiet: Notify::new(),

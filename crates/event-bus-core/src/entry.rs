@@ -12,7 +12,7 @@ use crate::{
     pipeline::PipelineId,
     record::{Marks, Record},
     state::State,
-    subscriptions::Subscriptions,
+    subscriptions::{Subscriptions, Targets},
     sync::AtomicUsize,
     waiters::{Arriving, Wanted},
 };
@@ -118,7 +118,8 @@ impl State {
             ..Marks::default()
         };
         let mut put = |(id, targets): &(PipelineId, _)| {
-            let (envelope, targets) = (Arc::clone(envelope), Arc::clone(targets));
+            let (envelope, targets): (_, Targets) = (Arc::clone(envelope), Arc::clone(targets));
+            targets.iter().for_each(|target| target.matching.up());
             let record = Record::new(*bus, envelope, targets, now, marks);
             let record = Arc::new(record.shared(shared.clone()));
             if let Some(pipeline) = pipelines.get_mut(*id) {

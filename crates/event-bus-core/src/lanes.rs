@@ -39,6 +39,16 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Whether there is an entry that is still `live`; drops those before it.
+    pub(crate) fn has(&mut self, live: impl Fn(&T) -> bool) -> bool {
+        self.queues.iter_mut().any(|queue| {
+            while queue.front().is_some_and(|entry| !live(entry)) {
+                queue.pop_front();
+            }
+            !queue.is_empty()
+        })
+    }
+
     /// The most urgent lane with entries and credit; all get new credit when none has both.
     fn next_lane(&mut self) -> Option<usize> {
         let find = |lanes: &Self| {

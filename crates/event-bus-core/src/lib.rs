@@ -38,7 +38,13 @@ mod turns;
 
 mod worker;
 
+mod batches;
+
 mod attempt;
+
+mod guarded;
+
+mod off_worker;
 
 mod backlog;
 
@@ -47,6 +53,8 @@ mod timers;
 mod dead_letters;
 
 mod pausing;
+
+mod breaker;
 
 // What a log behind the bus adds to it.
 
@@ -68,6 +76,8 @@ mod after;
 
 mod figures;
 
+mod statistics;
+
 mod pipeline;
 
 mod lifecycle;
@@ -87,6 +97,10 @@ mod ashore;
 mod inside;
 
 mod meters;
+
+mod processing;
+
+mod process;
 
 mod sync;
 

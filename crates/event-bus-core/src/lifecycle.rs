@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, atomic::Ordering};
 
-use domain_events::StoreError;
+use domain_events::{Cancellation, StoreError};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -73,6 +73,11 @@ impl Lifecycle {
         PHASES[usize::from(self.phase.load(Ordering::Acquire))]
     }
 
+    /// The runtime that the bus was started on.
+    pub(crate) fn runtime(&self) -> Option<&Handle> {
+        self.runtime.get()
+    }
+
     /// Moves from one phase to another. Returns whether the bus was in that phase.
     pub(crate) fn advance(&self, from: Phase, to: Phase) -> bool {
         let moved =
@@ -87,12 +92,18 @@ impl Lifecycle {
         self.cut_off.load(Ordering::Acquire) + state.attempting()
     }
 
-    /// Notes that a handler runs, until the attempt ends or is dropped.
-    pub(crate) fn begin_attempt<'a>(&'a self, seat: &'a Seat) -> Attempt<'a> {
-        seat.set_attempting(true);
+    /// Notes that a handler runs, at so many deliveries, until the attempt ends or is dropped.
+    pub(crate) fn begin_attempt<'a>(
+        &'a self,
+        seat: &'a Seat,
+        deliveries: usize,
+        cancellation: &'a Cancellation,
+    ) -> Attempt<'a> {
+        seat.set_attempting(deliveries);
         Attempt {
             lifecycle: self,
             seat,
+            cancellation,
             ended: false,
         }
     }
@@ -149,6 +160,7 @@ impl Lifecycle {
 pub(crate) struct Attempt<'a> {
     lifecycle: &'a Lifecycle,
     seat: &'a Seat,
+    cancellation: &'a Cancellation,
     ended: bool,
 }
 
@@ -162,8 +174,9 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.ended {
             self.lifecycle.cut_off.fetch_add(1, Ordering::AcqRel);
+            self.cancellation.cancel();
         }
-        self.seat.set_attempting(false);
+        self.seat.set_attempting(0);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How many events of an aggregate a worker takes before others get their turn (D5).
-const MOST_TAKEN: usize = 16;
+pub(crate) const MOST_TAKEN: usize = 16;
 
 pub(crate) type MailboxId = usize;
 
@@ -66,6 +66,27 @@ enum Ready {
         mailbox: MailboxId,
         subscribed: Weak<Subscribed>,
     },
+}
+
+impl Ready {
+    /// Whether what it stands for is still to be done.
+    fn is_live(&self, boxes: &Slab<Mailbox>) -> bool {
+        match self {
+            Self::Backlog {
+                mailbox,
+                subscribed,
+            } => boxes.get(*mailbox).is_some_and(|mailbox| {
+                let ready = |other: &Blocked| {
+                    let same = Arc::as_ptr(&other.subscribed) == subscribed.as_ptr();
+                    other.stand == Stand::Ready && same
+                };
+                mailbox.blocked.iter().any(ready)
+            }),
+            Self::Round { mailbox, ticket } => boxes.get(*mailbox).is_some_and(|mailbox| {
+                matches!(mailbox.turn, Turn::Ready { ticket: present, .. } if present == *ticket)
+            }),
+        }
+    }
 }
 
 /// The mailboxes of all aggregates that have something to do.
@@ -119,29 +140,13 @@ impl Mailboxes {
         }
     }
 
-    /// What is to be done next, if anything is ready; events are put into `run`, which is empty.
-    pub(crate) fn take(&mut self, run: &mut Run) -> Option<Start> {
+    /// What is to be done next, if anything is ready; up to `most` events are put into `run`, which is
+    /// empty.
+    pub(crate) fn take(&mut self, run: &mut Run, most: usize) -> Option<Start> {
         let boxes = &self.boxes;
-        let live = |ready: &Ready| {
-            match ready {
-            Ready::Backlog {
-                mailbox,
-                subscribed,
-            } => boxes.get(*mailbox).is_some_and(|mailbox| {
-                let ready = |other: &Blocked| {
-                    let same = Arc::as_ptr(&other.subscribed) == subscribed.as_ptr();
-                    other.stand == Stand::Ready && same
-                };
-                mailbox.blocked.iter().any(ready)
-            }),
-            Ready::Round { mailbox, ticket } => boxes.get(*mailbox).is_some_and(|mailbox| {
-                matches!(mailbox.turn, Turn::Ready { ticket: present, .. } if present == *ticket)
-            }),
-        }
-        };
-        match self.lanes.pop(live)? {
+        match self.lanes.pop(|ready| ready.is_live(boxes))? {
             Ready::Round { mailbox, .. } => {
-                self.start_run(mailbox, run);
+                self.start_run(mailbox, run, most);
                 Some(Start::Run)
             }
             Ready::Backlog {
@@ -160,15 +165,32 @@ impl Mailboxes {
         }
     }
 
+    /// Gives back what was taken and is not begun; it comes up again.
+    pub(crate) fn put_back(&mut self, start: &BacklogStart) {
+        self.set_stand(start.mailbox, &start.subscribed, Stand::Waiting);
+        self.go(start.mailbox, &start.subscribed);
+    }
+
+    /// Whether there is something to be done.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        let boxes = &self.boxes;
+        self.lanes.has(|ready| ready.is_live(boxes))
+    }
+
+    /// How many events are queued, those counted whose run is not over.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
     /// Takes the events of a run that had their round out of the mailbox.
     pub(crate) fn settle(&mut self, run: &mut Run) {
         let Some(mailbox) = self.boxes.get_mut(run.mailbox) else {
             return;
         };
-        for _ in run.settled..run.done {
+        for _ in run.settled..run.done() {
             self.queued -= usize::from(mailbox.queue.pop().is_some());
         }
-        run.settled = run.done;
+        run.settled = run.done();
     }
 
     /// Ends a run that is settled: makes the mailbox ready for the next. Returns how many workers
@@ -177,7 +199,10 @@ impl Mailboxes {
         let Some(mailbox) = self.boxes.get_mut(run.mailbox) else {
             return 0;
         };
-        let unstarted = run.paid.drain(..).skip(run.done.saturating_sub(1));
+        let unstarted = run
+            .paid
+            .drain(..)
+            .skip(run.finished.len().saturating_sub(1));
         unstarted.for_each(|urgency| self.lanes.give_back(urgency));
         mailbox.turn = Turn::Idle;
         let urgency = mailbox.queue.urgencies.most();
@@ -251,6 +276,13 @@ impl Mailboxes {
             && (self.active == 0 || !self.all_blocked().any(|(_, _, it)| could_run(it)))
     }
 
+    /// Every event that is queued, of each aggregate in order.
+    pub(crate) fn queued_records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.boxes
+            .iter()
+            .flat_map(|(_, mailbox)| &mailbox.queue.records)
+    }
+
     /// How many deliveries in memory are not made.
     pub(crate) fn open_deliveries(&self) -> u64 {
         let mut seen = HashSet::new();
@@ -288,7 +320,7 @@ impl Mailboxes {
 
     /// Takes the next events of a mailbox: only one where somebody is blocked, as what is passed
     /// over is in the backlog from then on.
-    fn start_run(&mut self, id: MailboxId, run: &mut Run) {
+    fn start_run(&mut self, id: MailboxId, run: &mut Run, most: usize) {
         let Mailbox {
             queue,
             turn,
@@ -297,7 +329,7 @@ impl Mailboxes {
         } = &mut self.boxes[id];
         *turn = Turn::Running;
         run.mailbox = id;
-        let most = if blocked.is_empty() { MOST_TAKEN } else { 1 };
+        let most = if blocked.is_empty() { most } else { 1 };
         let mut rest = queue.urgencies;
         // They leave the queue when the run is over, so that a stop finds every event here.
         for record in queue.records.iter().take(most) {

@@ -64,7 +64,6 @@ pub(crate) struct SubscriptionMeters {
     pub(crate) replayed: Counter,
     pub(crate) failed_attempts: Counter,
     pub(crate) retries: Counter,
-    pub(crate) waiting: Counter,
     pub(crate) handling: Histogram,
     pub(crate) publish_to_handled: Histogram,
 }
@@ -117,7 +116,7 @@ impl Histogram {
     }
 }
 
-/// The percentiles of what all `histograms` have counted together.
+/// Mean and percentiles of what all `histograms` have counted together.
 pub(crate) fn latency<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Latency {
     let mut counts = vec![0_u64; BUCKETS];
     let mut max = 0;
@@ -128,6 +127,15 @@ pub(crate) fn latency<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> La
         max = max.max(histogram.max.load(Ordering::Relaxed));
     }
     let count: u64 = counts.iter().sum();
+    let in_bucket = |(bucket, count): (usize, &u64)| {
+        let (first, last) = (
+            bucket.checked_sub(1).map_or(0, upper_end),
+            upper_end(bucket),
+        );
+        u128::from(*count) * (u128::from(first) + u128::from(last)) / 2
+    };
+    let sum: u128 = counts.iter().enumerate().map(in_bucket).sum();
+    let mean = sum.checked_div(u128::from(count)).unwrap_or(0);
     let percentile = |percent: u64| {
         let rank = (count * percent).div_ceil(100);
         let mut seen = 0;
@@ -139,6 +147,7 @@ pub(crate) fn latency<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> La
     };
     Latency {
         count,
+        mean: Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX).min(max)),
         p50: percentile(50),
         p95: percentile(95),
         p99: percentile(99),
@@ -189,6 +198,7 @@ mod tests {
         let latency = latency([&first, &second].into_iter());
         assert_eq!(latency.count, 100);
         assert_eq!(latency.max, Duration::from_nanos(100));
+        assert!((48..=53).contains(&latency.mean.as_nanos()), "{latency:?}");
         assert!((50..=53).contains(&latency.p50.as_nanos()), "{latency:?}");
         assert!((99..=100).contains(&latency.p99.as_nanos()), "{latency:?}");
         assert_eq!(super::latency(std::iter::empty()), Latency::default());

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    after::After, blocked::Stand, engine::Engine, inside, mailboxes::MailboxId, state::State,
-    subscribed::Subscribed,
-};
+use crate::{after::After, engine::Engine, inside, state::State, subscribed::Subscribed};
 
 /// Pauses a subscription; returns after its running attempts. Whether there is one of the name.
 pub(crate) async fn pause(engine: &Engine, name: &str) -> bool {
@@ -43,35 +40,17 @@ impl State {
     }
 
     fn resume(&mut self, subscribed: &Arc<Subscribed>, after: &mut After) {
-        let places = self.set_paused(subscribed, false, after);
+        self.set_paused(subscribed, false, after);
+        self.let_held_go(subscribed, after);
+    }
+
+    fn set_paused(&mut self, subscribed: &Arc<Subscribed>, paused: bool, after: &mut After) {
         let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
             return;
         };
-        let mut ready = 0;
-        for mailbox in places {
-            let held = pipeline
-                .mailboxes
-                .blocked(mailbox, subscribed)
-                .is_some_and(|blocked| blocked.stand() == Stand::Held);
-            ready += usize::from(held && pipeline.mailboxes.go(mailbox, subscribed));
-        }
-        pipeline.wake_workers(ready, after);
-    }
-
-    /// Returns where the subscription is blocked.
-    fn set_paused(
-        &mut self,
-        subscribed: &Arc<Subscribed>,
-        paused: bool,
-        after: &mut After,
-    ) -> Vec<MailboxId> {
-        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
-            return Vec::new();
-        };
         let mailboxes = &mut pipeline.mailboxes;
         mailboxes.change(subscribed, || subscribed.set_paused(paused));
-        let places = mailboxes.places(subscribed);
-        for &mailbox in &places {
+        for mailbox in mailboxes.places(subscribed) {
             if let Some(blocked) = mailboxes.blocked(mailbox, subscribed) {
                 after.told.extend(blocked.note_rest());
             }
@@ -81,6 +60,5 @@ impl State {
             after.told.extend(cursor.note_rest(subscribed, why));
         }
         after.quiet = true;
-        places
     }
 }

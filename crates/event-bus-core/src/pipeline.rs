@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, task::Waker};
 
-use domain_events::Ordering;
+use domain_events::{BatchPolicy, Ordering};
 use tokio::sync::Notify;
 
 use crate::{
@@ -33,6 +33,9 @@ pub(crate) struct Pipeline {
     /// One for each worker.
     pub(crate) seats: Seats,
     pub(crate) idle: Idle,
+    /// How its batches are made up, where it makes up any, and the workers that wait for company.
+    pub(crate) batch: Option<BatchPolicy>,
+    pub(crate) lingering: Idle,
     /// The place in the log; `None` on a volatile bus.
     pub(crate) cursor: Option<Cursor>,
     /// Told when the pipeline has something to read from the log.
@@ -46,6 +49,8 @@ impl Pipeline {
             room: Room::new(capacity),
             seats: (0..workers).map(|_| Seat::default()).collect(),
             idle: Idle::default(),
+            batch: None,
+            lingering: Idle::default(),
             cursor: None,
             behind: Arc::default(),
         }
@@ -132,12 +137,14 @@ impl Idle {
         }
     }
 
-    /// Notes that a worker has something to do, however it came to look.
-    pub(crate) fn leave(&mut self, worker: usize) {
-        let was_resting = self.wakers.get_mut(worker).and_then(Option::take).is_some();
-        if was_resting {
+    /// Notes that a worker has something to do, however it came to look. Returns its waker, if it
+    /// rested.
+    pub(crate) fn leave(&mut self, worker: usize) -> Option<Waker> {
+        let waker = self.wakers.get_mut(worker).and_then(Option::take);
+        if waker.is_some() {
             self.resting.retain(|&resting| resting != worker);
         }
+        waker
     }
 
     /// Takes out a worker to be woken, if one rests.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use domain_events::{
-    BoxFuture, ExpectedVersion, HandlerPublisher, NewEvent, PublishError, Receipt,
+    BoxFuture, ExpectedVersion, HandlerPublisher, NewEvent, PublishError, Receipt, UnfaithfulError,
 };
 
 use crate::{
@@ -67,11 +67,22 @@ fn check(engine: &Engine, events: &[NewEvent], from_handler: bool) -> Result<(),
     }
     for event in events {
         event.check().map_err(PublishError::Name)?;
+        if cfg!(debug_assertions) {
+            faithful(event)?;
+        }
         if engine.stores.is_none() && event.expected() != ExpectedVersion::Any {
             return Err(PublishError::VersionWithoutStore);
         }
     }
     Ok(())
+}
+
+/// Checks that handlers would be given the same event after a restart as now (D11).
+fn faithful(event: &NewEvent) -> Result<(), PublishError> {
+    event.check_faithful().map_err(|error| match error {
+        UnfaithfulError::Encode(error) => PublishError::Encode(error),
+        error => PublishError::Unfaithful(error),
+    })
 }
 
 /// Puts volatile events into the mailboxes, once there is room for all of them.

@@ -16,18 +16,36 @@ pub(crate) struct Run {
     pub(crate) paid: Vec<Urgency>,
     /// The targets that are blocked on the aggregate and passed over; the run is one event then.
     pub(crate) passed_over: Vec<usize>,
-    /// How many of the events had their round.
-    pub(crate) done: usize,
+    /// For each of the events that had their round, whether no delivery holds it any more.
+    pub(crate) finished: Vec<bool>,
     /// How many of those are out of the mailbox already.
     pub(crate) settled: usize,
-    /// Which of them no delivery holds any more, one bit each.
-    pub(crate) finished: u32,
 }
 
 impl Run {
+    /// How many of the events had their round.
+    pub(crate) fn done(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// Whether the first target is passed over.
+    pub(crate) fn is_passed_over(&self) -> bool {
+        self.passed_over.contains(&0)
+    }
+
+    /// How many events its first target is to have.
+    pub(crate) fn wanted(&self) -> usize {
+        if self.is_passed_over() {
+            0
+        } else {
+            self.records.len()
+        }
+    }
+
     /// Empties it for the next events.
     pub(crate) fn spend(&mut self) {
-        (self.done, self.settled, self.finished) = (0, 0, 0);
+        self.settled = 0;
+        self.finished.clear();
         self.paid.clear();
         self.passed_over.clear();
         std::mem::swap(&mut self.records, &mut self.spent);

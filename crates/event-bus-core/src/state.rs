@@ -77,17 +77,20 @@ impl State {
         let Some(isolation) = subscription.isolation() else {
             return PipelineId::SHARED;
         };
-        self.pipelines.add(Pipeline::new(
+        let pipeline = Pipeline::new(
             subscription.order(),
             isolation.capacity.unwrap_or(config.capacity),
             isolation.workers.unwrap_or(config.workers),
-        ))
+        );
+        let batch = subscription.batch();
+        self.pipelines.add(Pipeline { batch, ..pipeline })
     }
 
     /// Takes in nothing more from outside.
     pub(crate) fn stop_entering(&mut self, after: &mut After) {
         self.is_stopping = true;
         self.turn_away(after);
+        self.end_lingering(after);
     }
 
     /// Looks at what follows from a subscription having come or gone.
@@ -164,6 +167,7 @@ impl State {
     pub(crate) fn abandon(&mut self, after: &mut After) -> Vec<Arc<Record>> {
         self.is_closed = true;
         self.turn_away(after);
+        self.end_lingering(after);
         let mut records = Vec::new();
         for (id, pipeline) in self.pipelines.iter_mut() {
             records.extend(pipeline.mailboxes.drain());

@@ -6,13 +6,15 @@ use std::sync::{
 };
 
 use domain_events::{Subscription, SubscriptionId};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    meters::Meters,
+    breaker::Breaker,
+    mailboxes::MailboxId,
+    meters::{Counter, Meters},
     pipeline::PipelineId,
     seat::{Seat, Seats},
-    sync::AtomicBool,
+    sync::{AtomicBool, AtomicUsize},
 };
 
 /// A subscription of a bus, with its figures.
@@ -22,6 +24,11 @@ pub(crate) struct Subscribed {
     pub(crate) id: Option<SubscriptionId>,
     pub(crate) pipeline: PipelineId,
     pub(crate) meters: Meters,
+    /// Events that were taken in and are of its type; counted in steps of the bus only.
+    pub(crate) matching: Counter,
+    /// Deliveries that are left to the log.
+    pub(crate) left: Counter,
+    pub(crate) breaker: Option<Breaker>,
     /// The name once more for each worker: the count of those who hold one is passed around else.
     names: Box<[Arc<str>]>,
     /// Unlike any other's of the process, and never 0.
@@ -30,9 +37,13 @@ pub(crate) struct Subscribed {
     seats: Seats,
     removed: AtomicBool,
     paused: AtomicBool,
+    /// How many blocking handlers run past their time-out.
+    stuck: AtomicUsize,
     /// Whether somebody has ever waited for its attempts.
     awaited: AtomicBool,
     at_rest: Notify,
+    /// When a delivery was given up the last time.
+    last_dead: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Subscribed {
@@ -47,6 +58,10 @@ impl Subscribed {
         let names = (0..meters.sets()).map(|_| Arc::from(&**subscription.name()));
         Arc::new(Self {
             names: names.collect(),
+            matching: Counter::default(),
+            left: Counter::default(),
+            last_dead: std::sync::Mutex::default(),
+            breaker: subscription.breaker().map(Breaker::new),
             subscription,
             id,
             pipeline,
@@ -55,6 +70,7 @@ impl Subscribed {
             seats: Arc::clone(seats),
             removed: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            stuck: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             at_rest: Notify::new(),
         })
@@ -86,25 +102,87 @@ impl Subscribed {
         self.paused.store(paused, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_tripped(&self) -> bool {
+        self.breaker.as_ref().is_some_and(Breaker::is_tripped)
+    }
+
+    /// Whether the backlog of a mailbox may go now; a step of the bus, as it may become the probe of a
+    /// breaker by that.
+    pub(crate) fn lets(&self, mailbox: MailboxId) -> bool {
+        let lets = |breaker: &Breaker| breaker.lets(mailbox);
+        !self.is_paused() && self.breaker.as_ref().is_none_or(lets)
+    }
+
+    /// Whether the next delivery of a backlog may be made.
+    pub(crate) fn may_go_on(&self, mailbox: MailboxId) -> bool {
+        let lets = |breaker: &Breaker| !breaker.is_tripped() || breaker.is_probe(mailbox);
+        !self.is_removed() && !self.is_paused() && self.breaker.as_ref().is_none_or(lets)
+    }
+
+    /// Whether the backlog of a mailbox is the probe of the breaker.
+    pub(crate) fn is_probe(&self, mailbox: MailboxId) -> bool {
+        let is_probe = |breaker: &Breaker| breaker.is_probe(mailbox);
+        self.breaker.as_ref().is_some_and(is_probe)
+    }
+
+    /// Notes that a blocking handler runs past its time-out, for as long as the guard lives.
+    pub(crate) fn stuck(&self) -> impl Drop + '_ {
+        struct Stuck<'a>(&'a AtomicUsize);
+        impl Drop for Stuck<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.stuck.fetch_add(1, Ordering::Relaxed);
+        Stuck(&self.stuck)
+    }
+
+    /// How many blocking handlers run past their time-out.
+    pub(crate) fn stuck_handlers(&self) -> u64 {
+        self.stuck.load(Ordering::Relaxed) as u64
+    }
+
+    /// When a delivery was given up the last time.
+    pub(crate) fn last_dead(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        let last = self.last_dead.lock();
+        last.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Notes that a delivery is given up.
+    pub(crate) fn note_dead(&self) {
+        *self.last_dead() = Some(Instant::now());
+    }
+
+    /// How many deliveries are being attempted.
+    pub(crate) fn running(&self) -> u64 {
+        let seats = self.seats.iter().filter(|seat| seat.is_at(self.number));
+        seats.map(|seat| seat.attempting() as u64).sum()
+    }
+
     /// Notes that a worker is about to be at it.
     pub(crate) fn announce(&self, seat: &Seat) {
         seat.take_up(self.number);
     }
 
-    /// Notes that a worker is at it, for as long as the guard lives, unless no attempt may begin.
-    pub(crate) fn begin<'a>(&'a self, seat: &'a Seat) -> Begun<'a> {
+    /// Notes that a worker is at it, for as long as the guard lives, unless no attempt may begin: no
+    /// first attempt, or none of the backlog of a mailbox.
+    pub(crate) fn begin<'a>(&'a self, seat: &'a Seat, backlog: Option<MailboxId>) -> Begun<'a> {
         // Say so before looking, so that whoever removes or pauses and then looks sees it.
         self.announce(seat);
         let running = Running {
             subscribed: self,
             seat,
         };
-        if self.is_removed() {
-            Begun::Removed(running)
-        } else if self.is_paused() {
-            Begun::Paused(running)
-        } else {
+        let may = match backlog {
+            Some(mailbox) => self.may_go_on(mailbox),
+            None => !self.is_removed() && !self.is_paused() && !self.is_tripped(),
+        };
+        if may {
             Begun::Runs(running)
+        } else if self.is_removed() {
+            Begun::Removed(running)
+        } else {
+            Begun::Held(running)
         }
     }
 
@@ -127,7 +205,7 @@ impl Subscribed {
 pub(crate) enum Begun<'a> {
     Runs(Running<'a>),
     Removed(Running<'a>),
-    Paused(Running<'a>),
+    Held(Running<'a>),
 }
 
 /// A worker that is at a subscription.

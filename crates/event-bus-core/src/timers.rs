@@ -18,12 +18,20 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// A blocked subscription and when its next attempt is due.
+/// What is due for a subscription, and when.
 pub(crate) struct Due {
     at: Instant,
-    mailbox: MailboxId,
+    what: What,
     /// Not what keeps the subscription, which may go before its time comes.
     subscribed: Weak<Subscribed>,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// The next attempt of a blocked aggregate.
+    Retry(MailboxId),
+    /// The probe of its circuit breaker.
+    Probe,
 }
 
 impl Due {
@@ -31,7 +39,16 @@ impl Due {
     pub(crate) fn after(delay: Duration, mailbox: MailboxId, subscribed: &Arc<Subscribed>) -> Self {
         Self {
             at: far(delay),
-            mailbox,
+            what: What::Retry(mailbox),
+            subscribed: Arc::downgrade(subscribed),
+        }
+    }
+
+    /// The probe that is due in `delay`.
+    pub(crate) fn probe(delay: Duration, subscribed: &Arc<Subscribed>) -> Self {
+        Self {
+            at: far(delay),
+            what: What::Probe,
             subscribed: Arc::downgrade(subscribed),
         }
     }
@@ -103,7 +120,7 @@ impl Engine {
     pub(crate) fn fire_timers(&self) {
         while let Some(at) = self.timers.next_at() {
             if let Some(due) = self.timers.pop_due(at) {
-                self.step(|state, after| state.retry_is_due(&due, after));
+                self.step(|state, after| state.is_due(&due, after));
             }
         }
     }
@@ -121,7 +138,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
                     () = tokio::time::sleep_until(at) => {}
                 }
                 while let Some(due) = engine.timers.pop_due(Instant::now()) {
-                    engine.step(|state, after| state.retry_is_due(&due, after));
+                    engine.step(|state, after| state.is_due(&due, after));
                 }
             }
         }
@@ -129,13 +146,18 @@ pub(crate) async fn run(engine: Arc<Engine>) {
 }
 
 impl State {
-    fn retry_is_due(&mut self, due: &Due, after: &mut After) {
+    fn is_due(&mut self, due: &Due, after: &mut After) {
         let Some(subscribed) = due.subscribed.upgrade() else {
             return;
         };
-        if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
-            let ready = pipeline.mailboxes.due(due.mailbox, &subscribed);
-            pipeline.wake_workers(usize::from(ready), after);
+        match due.what {
+            What::Probe => self.probe_is_due(&subscribed, after),
+            What::Retry(mailbox) => {
+                if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+                    let ready = pipeline.mailboxes.due(mailbox, &subscribed);
+                    pipeline.wake_workers(usize::from(ready), after);
+                }
+            }
         }
         after.dropped.push(Box::new(subscribed));
     }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     after::After,
-    mailboxes::Start,
+    mailboxes::{MOST_TAKEN, Start},
     pipeline::{Pipeline, PipelineId},
     record::{Record, Rest},
     run::Run,
@@ -29,11 +29,14 @@ impl State {
         if self.is_closed {
             return Poll::Ready(None);
         }
-        self.finish_run(id, run, after);
+        let ready = self.finish_run(id, run, after);
         let Some(pipeline) = self.pipelines.get_mut(id) else {
             return Poll::Ready(None);
         };
-        let Some(start) = pipeline.mailboxes.take(run) else {
+        // The worker itself takes one.
+        pipeline.wake_workers(ready.saturating_sub(1), after);
+        let most = pipeline.batch.map_or(MOST_TAKEN, |batch| batch.size);
+        let Some(start) = pipeline.mailboxes.take(run, most) else {
             pipeline.idle.rest(worker.number, waker);
             return Poll::Pending;
         };
@@ -42,42 +45,47 @@ impl State {
             // In this step, so that whoever removes the subscription waits for what comes of it.
             start.subscribed.announce(worker.seat());
         }
-        let is_durable = pipeline.cursor.is_some();
-        if let (Start::Run, [_, ..], Some(record)) =
-            (&start, &*run.passed_over, run.records.first())
-        {
-            // Durable: what a round passes over is left to the log, in the step that passes it
-            // over. Volatile: it is in the backlog now.
-            after.tell(Arc::clone(record));
-            if is_durable {
-                let record = Arc::clone(record);
-                for &target in &run.passed_over {
-                    self.leave(id, &record, target, after);
-                }
-            }
+        if let Start::Run = start {
+            self.pass_over(id, run, after);
         }
         Poll::Ready(Some(start))
     }
 
-    /// Ends a worker's run, and the events of it that no delivery holds.
-    fn finish_run(&mut self, id: PipelineId, run: &mut Run, after: &mut After) {
-        if run.records.is_empty() {
+    /// Has those passed over who are blocked on the aggregate of a run that begins. Volatile, the event
+    /// is in their backlogs now. Durable, it is left to the log in this very step.
+    pub(crate) fn pass_over(&mut self, id: PipelineId, run: &Run, after: &mut After) {
+        let ([_, ..], Some(record)) = (&*run.passed_over, run.records.first()) else {
             return;
+        };
+        after.tell(Arc::clone(record));
+        let pipeline = self.pipelines.get(id);
+        if pipeline.is_some_and(|pipeline| pipeline.cursor.is_some()) {
+            for &target in &run.passed_over {
+                self.leave(id, record, target, after);
+            }
+        }
+    }
+
+    /// Ends a worker's run, and the events of it that no delivery holds. Returns how many workers have
+    /// something to do by that.
+    pub(crate) fn finish_run(&mut self, id: PipelineId, run: &mut Run, after: &mut After) -> usize {
+        if run.records.is_empty() {
+            return 0;
         }
         self.settle(id, run, after);
+        let mut ready = 0;
         if let Some(pipeline) = self.pipelines.get_mut(id) {
-            let ready = pipeline.mailboxes.finish_run(run);
-            // The worker itself takes one.
-            pipeline.wake_workers(ready.saturating_sub(1), after);
+            ready = pipeline.mailboxes.finish_run(run);
             after.quiet |= pipeline.mailboxes.is_drained();
         }
         run.spend();
+        ready
     }
 
     /// Ends those events of a run that had their round; the run goes on.
     pub(crate) fn settle(&mut self, id: PipelineId, run: &mut Run, after: &mut After) {
-        for place in run.settled..run.done {
-            if run.finished & (1 << place) != 0 {
+        for place in run.settled..run.done() {
+            if run.finished[place] {
                 let record = Arc::clone(&run.records[place]);
                 self.finish(id, &record, after);
             }
@@ -128,6 +136,7 @@ impl State {
             record.rest(target, Rest::Paused);
             after.tell(Arc::clone(record));
         }
+        record.targets[target].left.up();
         if record.leave(target) {
             self.finish(id, record, after);
             self.admit(after);
@@ -148,6 +157,11 @@ impl Pipeline {
         self.note_crossing(id, after);
         let ready = self.mailboxes.push(record);
         self.wake_workers(usize::from(ready), after);
+        if let Some(batch) = self.batch
+            && self.mailboxes.queued() >= batch.size
+        {
+            after.wake(self.lingering.wake_one());
+        }
     }
 
     /// Wakes as many workers, of those that rest.

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use crate::{
     attempt::{Attempt, Decision, Given, attempt, decide},
-    backlog,
+    backlog, batches,
     blocking::Failed,
+    breaker,
     dead_letters::mourn,
     engine::{Engine, discard},
     lifecycle::Phase,
@@ -25,10 +26,20 @@ const LONGEST_RUN: Duration = Duration::from_micros(100);
 /// Works until there is nothing more to be done in the pipeline.
 pub(crate) async fn run(engine: Arc<Engine>, worker: Worker) {
     let mut run = Run::default();
-    while let Some(start) = engine.next(&worker, &mut run).await {
+    loop {
+        if let Some(batch) = worker.batch.filter(|batch| !batch.linger.is_zero()) {
+            batches::company(&engine, &worker, batch).await;
+        }
+        let Some(start) = engine.next(&worker, &mut run).await else {
+            return;
+        };
         match start {
             Start::Run => {
-                if lead_all(&engine, &worker, &mut run).await.is_none() {
+                let led = match worker.batch {
+                    None => lead_all(&engine, &worker, &mut run).await,
+                    Some(batch) => batches::lead(&engine, &worker, &mut run, batch).await,
+                };
+                if led.is_none() {
                     return;
                 }
             }
@@ -50,8 +61,7 @@ async fn lead_all(engine: &Arc<Engine>, worker: &Worker, run: &mut Run) -> Optio
     let mut now = began;
     for place in 0..run.records.len() {
         let led = lead(engine, worker, run, place, &mut now).await?;
-        run.done += 1;
-        run.finished |= u32::from(led.finished) << place;
+        run.finished.push(led.finished);
         // A subscription that was blocked meanwhile is passed over from the next event on; and a
         // handler that took its time makes others wait who may be more urgent.
         if led.blocked || led.waited || now.saturating_duration_since(began) > LONGEST_RUN {
@@ -63,11 +73,11 @@ async fn lead_all(engine: &Arc<Engine>, worker: &Worker, run: &mut Run) -> Optio
 
 /// What came of leading an event.
 #[derive(Default)]
-struct Led {
+pub(crate) struct Led {
     /// Whether no delivery holds the event any more.
-    finished: bool,
+    pub(crate) finished: bool,
     /// Whether a subscription was blocked on the aggregate.
-    blocked: bool,
+    pub(crate) blocked: bool,
     /// Whether a handler did not come to its end at once.
     waited: bool,
 }
@@ -90,14 +100,14 @@ async fn lead(
         if engine.lifecycle.phase() >= Phase::Closing {
             return None;
         }
-        let running = match subscribed.begin(worker.seat()) {
+        let running = match subscribed.begin(worker.seat(), None) {
             Begun::Runs(running) => running,
             Begun::Removed(_running) => {
                 led.finished |= record.resolve(target, DeliveryOutcome::Stopped);
                 record.tell();
                 continue;
             }
-            Begun::Paused(_running) => {
+            Begun::Held(_running) => {
                 led.blocked = true;
                 engine.step(|state, after| state.hold(run.mailbox, record, target, after));
                 continue;
@@ -107,7 +117,7 @@ async fn lead(
         let waiting = || {
             led.waited = true;
             // What is done holds no room while a handler waits.
-            if run.settled < run.done {
+            if run.settled < run.done() {
                 engine.step(|state, after| state.settle(worker.pipeline, run, after));
             }
         };
@@ -121,6 +131,7 @@ async fn lead(
         )
         .await;
         *now = made.end;
+        breaker::note(engine, subscribed, breaker::speaks(&made.ended));
         led.act(engine, worker, run.mailbox, record, target, made);
         drop(running);
     }
@@ -129,7 +140,7 @@ async fn lead(
 
 impl Led {
     /// Acts on how a first attempt ended.
-    fn act(
+    pub(crate) fn act(
         &mut self,
         engine: &Engine,
         worker: &Worker,
@@ -156,6 +167,8 @@ impl Led {
                 };
                 engine.step(|state, after| state.block(&failed, delay, error, after));
             }
+            // A first attempt is no probe.
+            Decision::Hold => {}
             Decision::GiveUp(reason, error) => {
                 let first_attempt_at = crate::blocked::before(made.took);
                 let letter = dead_letter(
@@ -193,7 +206,7 @@ pub(crate) fn count(
 /// What is kept of a delivery given up.
 pub(crate) fn dead_letter(
     subscribed: &Subscribed,
-    envelope: &EventEnvelope,
+    envelope: &Arc<EventEnvelope>,
     reason: DeadLetterReason,
     attempts: u32,
     first_attempt_at: Timestamp,
@@ -201,10 +214,7 @@ pub(crate) fn dead_letter(
 ) -> DeadLetter {
     DeadLetter {
         subscription: Arc::clone(subscribed.name()),
-        position: envelope.position(),
-        event_id: envelope.id(),
-        event_type: envelope.event_type().to_owned(),
-        aggregate: envelope.aggregate().clone(),
+        event: Arc::clone(envelope),
         reason,
         attempts,
         error,

@@ -145,7 +145,7 @@ fn dead<'a>(
     letter: &'a DeadLetter,
 ) -> Result<NewDeadLetter<'a>, Stop> {
     let subscription_id = known(tx, id)?;
-    let position = letter.position.map(|position| signed(position.get()));
+    let position = letter.position().map(|position| signed(position.get()));
     let refused = || Stop::Refused("a dead letter whose event is not in the log was not saved");
     let position = position.ok_or_else(refused)?;
     tx.write_rows()?;

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use diesel::QueryResult;
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeliveryChanges, DeliveryStore, EventEnvelope,
-    EventId, EventQuery, EventStore, EventSummary, Position, Registration, RegistrationDone,
-    RunState, StoreError, StoreStatistics, promise,
+    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterQuery, DeliveryChanges, DeliveryStore,
+    EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position, Registration,
+    RegistrationDone, RunState, StoreError, StoreStatistics, promise,
 };
 
 use crate::{
@@ -87,12 +87,12 @@ impl DeliveryStore for SqliteEventStore {
 
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let subscription = subscription.map(str::to_owned);
+        let query = query.clone();
         self.ask("the dead letters were not read", move |session| {
-            session.dead_letters(subscription.as_deref(), limit)
+            session.dead_letters(&query, limit)
         })
         .await
     }

@@ -13,7 +13,7 @@ use diesel::{
     sql_types::{BigInt, Binary, Nullable, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
-use domain_events::{AggregateRef, CorrelationId, EventId, Position, Version};
+use domain_events::{AggregateRef, CorrelationId, DeadLetterQuery, EventId, Position, Version};
 
 use crate::{
     pending::PendingRow,
@@ -660,27 +660,41 @@ pub(crate) struct DeadLetterRow {
     pub(crate) dead_at: i64,
 }
 
-/// Dead letters with the names of their subscriptions, oldest first.
+/// Dead letters with the names of their subscriptions, oldest first; `query` with the keys of its event
+/// type and of its aggregate.
 pub(crate) fn dead_letters(
     conn: &mut Conn,
-    subscription: Option<&str>,
+    query: &DeadLetterQuery,
+    event_type: Option<i64>,
+    aggregate: Option<i64>,
     limit: usize,
 ) -> QueryResult<Vec<(DeadLetterRow, String)>> {
-    let letters = de_dead_letters::table
+    let mut letters = de_dead_letters::table
         .inner_join(de_subscriptions::table)
         .order(de_dead_letters::dead_letter_id)
-        .select((DeadLetterRow::as_select(), de_subscriptions::name));
-    match subscription {
-        Some(name) => letters
-            .filter(de_subscriptions::name.eq(name))
-            .load_iter::<_, DefaultLoadingMode>(conn)?
-            .take(limit)
-            .collect(),
-        None => letters
-            .load_iter::<_, DefaultLoadingMode>(conn)?
-            .take(limit)
-            .collect(),
+        .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+        .select((DeadLetterRow::as_select(), de_subscriptions::name))
+        .into_boxed();
+    if let Some(name) = &query.subscription {
+        letters = letters.filter(de_subscriptions::name.eq(&**name));
     }
+    if let Some(error) = &query.error {
+        letters = letters.filter(de_dead_letters::error.eq(&**error));
+    }
+    if let Some(times) = &query.dead_at {
+        let (first, last) = (times.start().as_micros(), times.end().as_micros());
+        letters = letters.filter(de_dead_letters::dead_at.between(first, last));
+    }
+    let events = || de_events::table.select(de_events::position);
+    if let Some(key) = event_type {
+        let of_type = events().filter(de_events::type_key.eq(key));
+        letters = letters.filter(de_dead_letters::position.eq_any(of_type));
+    }
+    if let Some(key) = aggregate {
+        let of_aggregate = events().filter(de_events::aggregate_key.eq(key));
+        letters = letters.filter(de_dead_letters::position.eq_any(of_aggregate));
+    }
+    letters.load(conn)
 }
 
 // Runs

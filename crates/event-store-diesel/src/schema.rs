@@ -133,5 +133,5 @@ table! {
 }
 
 diesel::joinable!(de_dead_letters -> de_subscriptions (subscription_id));
-diesel::allow_tables_to_appear_in_same_query!(de_dead_letters, de_subscriptions);
+diesel::allow_tables_to_appear_in_same_query!(de_dead_letters, de_events, de_subscriptions);
 diesel::allow_tables_to_appear_in_same_query!(de_blocked, found_events);

@@ -1,14 +1,14 @@
 //! A connection with the names it has read, and the questions it answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use diesel::{
     QueryResult, SqliteConnection,
     connection::{AnsiTransactionManager, TransactionManager},
 };
 use domain_events::{
-    DeadLetter, DeadLetterReason, EventEnvelope, EventId, EventQuery, EventSummary, Position,
-    Recorded, StoreStatistics, Timestamp, Version,
+    DeadLetter, DeadLetterQuery, DeadLetterReason, EventEnvelope, EventId, EventQuery,
+    EventSummary, Position, Recorded, StoreStatistics, Timestamp, Version,
 };
 
 use crate::{
@@ -134,10 +134,24 @@ impl Session {
 
     pub(crate) fn dead_letters(
         &mut self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> QueryResult<Vec<DeadLetter>> {
-        let rows = queries::dead_letters(&mut self.conn, subscription, limit)?;
+        let conn = &mut self.conn;
+        let event_type = match &query.event_type {
+            Some(name) => Some(queries::event_type_key(conn, name)?),
+            None => None,
+        };
+        let aggregate = match &query.aggregate {
+            Some(aggregate) => Some(self.names.key(conn, aggregate)?),
+            None => None,
+        };
+        // No event is of a type or an aggregate that the log does not know.
+        if event_type == Some(None) || aggregate == Some(None) {
+            return Ok(Vec::new());
+        }
+        let (event_type, aggregate) = (event_type.flatten(), aggregate.flatten());
+        let rows = queries::dead_letters(conn, query, event_type, aggregate, limit)?;
         rows.into_iter()
             .map(|(row, name)| self.dead_letter(row, &name))
             .collect()
@@ -151,10 +165,7 @@ impl Session {
         let reason = DeadLetterReason::parse(&row.reason);
         Ok(DeadLetter {
             subscription: subscription.into(),
-            position: event.position(),
-            event_id: event.id(),
-            event_type: event.event_type().to_owned(),
-            aggregate: event.aggregate().clone(),
+            event: Arc::new(event),
             reason: reason.ok_or_else(|| broken("a dead letter without a known reason"))?,
             attempts: count(row.attempts),
             error: row.error,

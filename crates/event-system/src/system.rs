@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    BusStatistics, DeadLetter, EventBus, EventId, LetterError, NewEvent, PublishError, Receipt,
-    StopError, StopReport, StoreError, SubscribeError, Subscription, WaitError,
+    BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId, Health,
+    LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt, StopError, StopReport,
+    StoreError, SubscribeError, Subscription, SubscriptionGuard, WaitError,
 };
 use event_bus_core::InMemoryEventBus;
 use event_store_diesel::SqliteEventStore;
@@ -87,6 +88,17 @@ impl EventSystem {
         self.bus.subscribe(subscription).await
     }
 
+    /// As [`subscribe`](Self::subscribe), for as long as the guard lives (L4).
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn subscribe_guarded(
+        &self,
+        subscription: Subscription,
+    ) -> Result<SubscriptionGuard, SubscribeError> {
+        self.bus.subscribe_guarded(subscription).await
+    }
+
     /// Removes a subscription and waits for its running attempts (L4). Returns whether there was
     /// one of the name.
     pub async fn unsubscribe(&self, name: &str) -> bool {
@@ -113,16 +125,27 @@ impl EventSystem {
         self.bus.wait_idle().await
     }
 
-    /// Up to `limit` dead letters, oldest first, of one subscription or of all.
+    /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.bus.dead_letters(subscription, limit).await
+        self.bus.dead_letters(query, limit).await
+    }
+
+    /// The dead letters that `query` means, grouped by subscription and error (F6).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        self.bus.dead_letter_groups(query).await
     }
 
     /// Delivers a dead letter again, with a fresh attempt count (F6); what is parked behind it goes
@@ -132,6 +155,14 @@ impl EventSystem {
     /// When there is no such dead letter; and always, as yet, on a durable system.
     pub async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError> {
         self.bus.replay(subscription, event).await
+    }
+
+    /// Replays all dead letters that `query` means, oldest first. Returns how many.
+    ///
+    /// # Errors
+    /// When one cannot be replayed: then none is; and always, as yet, on a durable system.
+    pub async fn replay_all(&self, query: &DeadLetterQuery) -> Result<usize, LetterError> {
+        self.bus.replay_all(query).await
     }
 
     /// Gives a dead letter up for good (F6); what is parked behind it goes on.
@@ -145,6 +176,36 @@ impl EventSystem {
         reason: &str,
     ) -> Result<(), LetterError> {
         self.bus.discard(subscription, event, reason).await
+    }
+
+    /// Discards all dead letters that `query` means. Returns how many.
+    ///
+    /// # Errors
+    /// Always, as yet, on a durable system.
+    pub async fn discard_all(
+        &self,
+        query: &DeadLetterQuery,
+        reason: &str,
+    ) -> Result<usize, LetterError> {
+        self.bus.discard_all(query, reason).await
+    }
+
+    /// Up to `limit` of the attempts that the processing log keeps, of one subscription or of all, the
+    /// latest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        self.bus.processing_log(subscription, limit).await
+    }
+
+    /// Whether the system is well at this moment, and if not, why (N3).
+    pub fn health(&self) -> Health {
+        self.bus.health()
     }
 
     /// The counters of the bus at this moment.

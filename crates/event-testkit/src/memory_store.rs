@@ -9,9 +9,9 @@ use std::{
 };
 
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeliveryChanges, DeliveryStore, EventEnvelope,
-    EventId, EventQuery, EventStore, EventSummary, Position, Registration, RegistrationDone,
-    RunState, StoreError, StoreStatistics,
+    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterQuery, DeliveryChanges, DeliveryStore,
+    EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position, Registration,
+    RegistrationDone, RunState, StoreError, StoreStatistics,
 };
 use tokio::runtime::Handle;
 
@@ -227,10 +227,10 @@ impl DeliveryStore for MemoryStore {
 
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let state = lock(&self.shared);
-        Ok(state.deliveries.dead_letters(subscription, limit))
+        Ok(state.deliveries.dead_letters(query, limit))
     }
 }

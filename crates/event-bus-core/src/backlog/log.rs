@@ -7,7 +7,7 @@ use domain_events::{
     Version, WaitingDelivery,
 };
 
-use super::{First, MOST_KEPT, make, no_longer_waiting};
+use super::{First, MOST_KEPT, make};
 use crate::{
     after::After,
     attempt::{Decision, Given},
@@ -58,7 +58,7 @@ pub(super) async fn deliver_all(
             end = Some(here.through);
             break;
         }
-        if start.subscribed.is_removed() || start.subscribed.is_paused() {
+        if !start.subscribed.may_go_on(start.mailbox) {
             end = None;
             break;
         }
@@ -82,6 +82,7 @@ struct Here {
     through: Position,
     repeats_through: Position,
     first: First,
+    uncounted: Position,
 }
 
 /// Makes one delivery. Returns whether the next may follow; else it failed and waits.
@@ -103,7 +104,13 @@ async fn deliver(
         may_be_repeat: position <= here.repeats_through,
         is_replay: false,
     };
-    let made = make(engine, worker, subscribed, here.first, given).await;
+    if here.first.attempts == 0 && position <= here.uncounted {
+        engine.step(|_, _| {
+            subscribed.matching.up();
+            subscribed.left.up();
+        });
+    }
+    let made = make(engine, worker, start, here.first, given).await;
     let (outcome, change) = match made.decision {
         Decision::Retry(delay, ref error) => {
             let waiting = WaitingDelivery {
@@ -116,6 +123,10 @@ async fn deliver(
             };
             let change = Some(DeliveryChange::Waiting(id, waiting));
             engine.step(|state, after| state.wait(start, &made, delay, change, after));
+            return false;
+        }
+        Decision::Hold => {
+            engine.step(|state, after| state.probe_failed(start, after));
             return false;
         }
         Decision::Done(outcome) => {
@@ -141,6 +152,7 @@ async fn deliver(
         }
     };
     engine.step(|state, after| {
+        subscribed.left.down();
         state.advance_in_log(start, recorded, change, after);
         let pipeline = state.pipelines.get_mut(subscribed.pipeline);
         if let Some(cursor) = pipeline.and_then(|it| it.cursor.as_mut()) {
@@ -148,7 +160,6 @@ async fn deliver(
             after.told.extend(record);
         }
     });
-    no_longer_waiting(subscribed, here.first.attempts);
     true
 }
 
@@ -170,6 +181,7 @@ impl State {
             through,
             repeats_through,
             first: First::of(blocked),
+            uncounted: blocked.uncounted,
         })
     }
 

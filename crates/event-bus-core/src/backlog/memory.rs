@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain_events::DeliveryOutcome;
 
-use super::{First, MOST_KEPT, make, no_longer_waiting};
+use super::{First, MOST_KEPT, make};
 use crate::{
     after::After,
     attempt::{Decision, Given},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &BacklogStart) {
     let subscribed = &start.subscribed;
     for _ in 0..MOST_KEPT {
-        if subscribed.is_removed() || subscribed.is_paused() {
+        if !subscribed.may_go_on(start.mailbox) {
             break;
         }
         let Some((record, first)) = engine.step(|state, after| state.first(start, after)) else {
@@ -31,10 +31,13 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &B
         let Some(target) = record.target(subscribed) else {
             return;
         };
-        let made = make(engine, worker, subscribed, first, Given::of(&record)).await;
+        let made = make(engine, worker, start, first, Given::of(&record)).await;
         let goes_on = match made.decision {
             Decision::Retry(delay, _) => {
                 return engine.step(|state, after| state.wait(start, &made, delay, None, after));
+            }
+            Decision::Hold => {
+                return engine.step(|state, after| state.probe_failed(start, after));
             }
             Decision::Done(outcome) => {
                 count(worker, subscribed, outcome, made.end - record.accepted_at);
@@ -105,12 +108,11 @@ impl State {
         let Some(blocked) = self.backlog(start) else {
             return;
         };
-        let attempts = std::mem::take(&mut blocked.attempts);
+        blocked.attempts = 0;
         if let Behind::Memory(behind) = &mut blocked.behind {
             // The worker holds the record, so that nothing of the user's is dropped here.
             behind.pop_front();
         }
-        no_longer_waiting(&start.subscribed, attempts);
     }
 
     /// Whether the backlog goes on at once: not where it is parked, and it ends with the last

@@ -35,7 +35,7 @@ impl Mailboxes {
     }
 
     /// Makes the next attempt of a subscription that waits for its time ready, or has it held where
-    /// the subscription is paused. Returns whether one more worker has something to do.
+    /// the subscription is paused or tripped. Returns whether one more worker has something to do.
     pub(crate) fn due(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
         let waits = self
             .blocked(id, subscribed)
@@ -53,7 +53,7 @@ impl Mailboxes {
         if matches!(was, Stand::Ready | Stand::Running) {
             return false;
         }
-        if subscribed.is_paused() {
+        if !subscribed.lets(id) {
             self.set_stand(id, subscribed, Stand::Held);
             return false;
         }

@@ -1,8 +1,8 @@
 //! How many dead letters a bus without a store keeps (F6).
 
 use domain_events::{
-    DomainEvent, Event, EventBus, EventId, HandlerContext, HandlerError, LetterError, NewEvent,
-    Subscription,
+    DeadLetterQuery, DomainEvent, Event, EventBus, EventId, HandlerContext, HandlerError,
+    LetterError, NewEvent, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use serde::{Deserialize, Serialize};
@@ -41,15 +41,18 @@ async fn bus_with_letters() -> (InMemoryEventBus, Vec<EventId>) {
 }
 
 async fn kept(bus: &InMemoryEventBus) -> Vec<EventId> {
-    let letters = bus.dead_letters(Some("dies"), 10).await.unwrap();
-    letters.iter().map(|letter| letter.event_id).collect()
+    let letters = bus
+        .dead_letters(&DeadLetterQuery::of("dies"), 10)
+        .await
+        .unwrap();
+    letters.iter().map(|letter| letter.event_id()).collect()
 }
 
 #[tokio::test]
 async fn f6_dead_letters_are_kept_up_to_a_bound_and_the_rest_is_counted() {
     let (bus, events) = bus_with_letters().await;
     assert_eq!(kept(&bus).await, events[2..]);
-    assert_eq!(bus.evicted_dead_letters(), 2);
+    assert_eq!(bus.statistics().evicted_dead_letters, 2);
 }
 
 #[tokio::test]
@@ -69,5 +72,9 @@ async fn f6_a_letter_lost_to_the_bound_is_not_replayed_or_discarded() {
     bus.replay("dies", events[2]).await.unwrap();
     bus.wait_idle().await.unwrap();
     assert_eq!(kept(&bus).await, events[4..]);
-    assert_eq!(bus.evicted_dead_letters(), 2, "nothing else was lost");
+    assert_eq!(
+        bus.statistics().evicted_dead_letters,
+        2,
+        "nothing else was lost"
+    );
 }

@@ -13,8 +13,8 @@ use std::{
 };
 
 use domain_events::{
-    DomainEvent, Event, EventBus, FailurePolicy, HandlerContext, HandlerError, NewEvent,
-    RetryPolicy, Subscription,
+    DeadLetterQuery, DomainEvent, Event, EventBus, FailurePolicy, HandlerContext, HandlerError,
+    NewEvent, RetryPolicy, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use serde::{Deserialize, Serialize};
@@ -348,7 +348,10 @@ async fn f5_a_replay_lets_nothing_go_that_another_dead_letter_parks() {
     assert_eq!(*log.lock().unwrap(), [0, 1]);
     bus.replay("s", old.event_id()).await.unwrap();
     bus.wait_idle().await.unwrap();
-    let letters = bus.dead_letters(Some("s"), 10).await.unwrap();
+    let letters = bus
+        .dead_letters(&DeadLetterQuery::of("s"), 10)
+        .await
+        .unwrap();
     assert_eq!(letters.len(), 1, "event 1 is still a dead letter");
     assert!(
         !log.lock().unwrap().contains(&2),

@@ -7,8 +7,8 @@ use diesel::{
     sql_types::BigInt,
 };
 use domain_events::{
-    DeliveryStore, DomainEvent, EventId, EventQuery, EventStore, EventStream, NewEvent, Position,
-    Registration, StartFrom, Timestamp,
+    DeadLetterQuery, DeliveryStore, DomainEvent, EventId, EventQuery, EventStore, EventStream,
+    NewEvent, Position, Registration, StartFrom, Timestamp,
 };
 use event_testkit::event_store::{append_all, notebook, noted};
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,10 @@ async fn r4_no_page_leaves_a_cursor_open() {
         store.get(root).await.unwrap().unwrap();
         store.summary(&query).await.unwrap();
         store.statistics().await.unwrap();
-        store.dead_letters(None, 1).await.unwrap();
+        store
+            .dead_letters(&DeadLetterQuery::all(), 1)
+            .await
+            .unwrap();
         // The page that is read ahead.
         stream.next().await.unwrap().unwrap();
         stream.next().await.unwrap().unwrap();

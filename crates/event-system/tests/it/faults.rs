@@ -13,11 +13,11 @@ use std::{
 use async_trait::async_trait;
 use domain_events::{
     AggregateRef, Append, AppendDone, AppendError, BlockedAggregate, ChangesDone, DeadLetter,
-    DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent, Event, EventBus, EventEnvelope,
-    EventId, EventQuery, EventStore, EventSummary, ExpectedVersion, HandlerContext, HandlerError,
-    NewEvent, Position, Priority, Progress, PublishError, Receipt, Registration, RegistrationDone,
-    RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind, StoreStatistics, Subscription,
-    SubscriptionState, Version,
+    DeadLetterQuery, DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent, Event, EventBus,
+    EventEnvelope, EventId, EventQuery, EventStore, EventSummary, ExpectedVersion, HandlerContext,
+    HandlerError, NewEvent, Position, Priority, Progress, PublishError, Receipt, Registration,
+    RegistrationDone, RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind,
+    StoreStatistics, Subscription, SubscriptionState, Version,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -271,10 +271,10 @@ impl DeliveryStore for Faulty {
 
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(subscription, limit).await
+        self.inner.dead_letters(query, limit).await
     }
 }
 
@@ -344,7 +344,12 @@ async fn r1_a_save_that_failed_keeps_its_dead_letter_until_it_is_made() {
         until(|| store.saves_to_fail.load(SeqCst) < failures).await;
         let report = soon(bus.stop(HOUR)).await.unwrap();
 
-        let letters = store.inner.dead_letters(None, 10).await.unwrap().len();
+        let letters = store
+            .inner
+            .dead_letters(&DeadLetterQuery::all(), 10)
+            .await
+            .unwrap()
+            .len();
         let progress = store.state("dies").await.progress;
         let passed = progress.through == Position::new(1) && progress.unfinished.is_empty();
         assert_eq!(
@@ -849,7 +854,11 @@ async fn r1_a_delivery_that_is_over_after_a_retry_is_over_after_a_crash() {
         let bus = store.started(10, [handles("counts", &journal)]).await;
         soon(bus.wait_idle()).await.unwrap();
         assert_eq!(journal.numbers("a"), [1, 2], "dies: {dies}");
-        let letters = store.inner.dead_letters(None, 10).await.unwrap();
+        let letters = store
+            .inner
+            .dead_letters(&DeadLetterQuery::all(), 10)
+            .await
+            .unwrap();
         assert_eq!(letters.len(), usize::from(dies));
     }
 }

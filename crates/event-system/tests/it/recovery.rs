@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    DomainEvent, Event, EventBus, HandlerContext, HandlerError, NewEvent, Priority, RetryPolicy,
-    StartFrom, Subscription,
+    DeadLetterQuery, DomainEvent, Event, EventBus, HandlerContext, HandlerError, NewEvent,
+    Priority, RetryPolicy, StartFrom, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -427,12 +427,16 @@ async fn f5_a_dead_letter_is_kept_and_later_events_go_on() {
     assert_eq!(journal.numbers("a"), [0, 1, 2, 2, 3, 4]);
 
     let run = Run::start(&file, 100, [handles("dies", &Journal::default())]).await;
-    let letters = run.bus.dead_letters(Some("dies"), 10).await.unwrap();
+    let letters = run
+        .bus
+        .dead_letters(&DeadLetterQuery::of("dies"), 10)
+        .await
+        .unwrap();
     let kept: Vec<_> = letters
         .iter()
         .map(|letter| {
             (
-                letter.position.unwrap().get(),
+                letter.position().unwrap().get(),
                 letter.reason.as_str(),
                 letter.attempts,
                 &*letter.error,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use domain_events::{
-    DeliveryOutcome, Event, EventBus, FailurePolicy, HandlerContext, HandlerError, PublishError,
-    Receipt, Subscription,
+    DeadLetterQuery, DeliveryOutcome, Event, EventBus, FailurePolicy, HandlerContext, HandlerError,
+    PublishError, Receipt, Subscription,
 };
 
 use super::{
@@ -107,7 +107,10 @@ pub async fn f5_a_replay_lets_the_parked_go_on_in_order(harness: &dyn BusHarness
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!(journal.of("a"), [0, 0, 0, 1, 2, 4]);
     assert_eq!(journal.of("replay"), [0]);
-    assert_eq!(bus.dead_letters(None, 10).await.unwrap(), []);
+    assert_eq!(
+        bus.dead_letters(&DeadLetterQuery::all(), 10).await.unwrap(),
+        []
+    );
     for receipt in &receipts[1..] {
         assert_eq!(own_outcome(receipt).await, Some(DeliveryOutcome::Handled));
     }
@@ -127,7 +130,10 @@ pub async fn f5_a_discard_lets_the_parked_go_on_in_order(harness: &dyn BusHarnes
     soon(bus.publish(noted("a", 4))).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!(journal.of("a"), [0, 0, 1, 2, 4]);
-    assert_eq!(bus.dead_letters(None, 10).await.unwrap(), []);
+    assert_eq!(
+        bus.dead_letters(&DeadLetterQuery::all(), 10).await.unwrap(),
+        []
+    );
     bus.replay("parks", event).await.unwrap_err();
     assert_eq!(bus.statistics().in_flight, 0);
 }
@@ -152,8 +158,11 @@ pub async fn f5_what_fails_again_parks_again(harness: &dyn BusHarness) {
         .unwrap();
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!(journal.of("a"), [0, 0, 0, 0, 1, 1]);
-    let letters = bus.dead_letters(Some("parks"), 10).await.unwrap();
-    let events: Vec<_> = letters.iter().map(|letter| letter.event_id).collect();
+    let letters = bus
+        .dead_letters(&DeadLetterQuery::of("parks"), 10)
+        .await
+        .unwrap();
+    let events: Vec<_> = letters.iter().map(|letter| letter.event_id()).collect();
     assert_eq!(events, [receipts[1].event_id()]);
     failing.lock().unwrap().clear();
     bus.replay("parks", receipts[1].event_id()).await.unwrap();
@@ -233,7 +242,13 @@ pub async fn f5_by_default_later_events_go_on(harness: &dyn BusHarness) {
     assert_eq!(outcome(&receipts[0]).await, DeliveryOutcome::Dead);
     assert_eq!(outcome(&receipts[2]).await, DeliveryOutcome::Handled);
     others_run().await;
-    assert_eq!(bus.dead_letters(Some("parks"), 10).await.unwrap().len(), 1);
+    assert_eq!(
+        bus.dead_letters(&DeadLetterQuery::of("parks"), 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 /// F5, F6, D2: while someone replays and discards beside busy publishers, every event of an
@@ -290,18 +305,21 @@ pub async fn f5_replays_and_discards_beside_publishers_keep_the_order(harness: &
     loop {
         let done = publishing.is_finished();
         soon(bus.wait_idle()).await.unwrap();
-        let letters = bus.dead_letters(Some("shaky"), 100).await.unwrap();
+        let letters = bus
+            .dead_letters(&DeadLetterQuery::of("shaky"), 100)
+            .await
+            .unwrap();
         if done && letters.is_empty() {
             break;
         }
         for letter in letters {
-            if fate.below(2, letter.event_id.as_bytes()) == 0 {
-                bus.discard("shaky", letter.event_id, "by chance")
+            if fate.below(2, letter.event_id().as_bytes()) == 0 {
+                bus.discard("shaky", letter.event_id(), "by chance")
                     .await
                     .unwrap();
-                discarded.push(letter.event_id);
+                discarded.push(letter.event_id());
             } else {
-                bus.replay("shaky", letter.event_id).await.unwrap();
+                bus.replay("shaky", letter.event_id()).await.unwrap();
             }
         }
     }

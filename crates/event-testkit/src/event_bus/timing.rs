@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetterReason, Event, EventBus, HandlerContext, HandlerError, PublishError, RetryPolicy,
-    Subscription,
+    DeadLetterQuery, DeadLetterReason, Event, EventBus, HandlerContext, HandlerError, PublishError,
+    RetryPolicy, Subscription,
 };
 use tokio::{
     runtime::Handle,
@@ -90,7 +90,7 @@ pub async fn f3_delays_double_up_to_the_cap(harness: &dyn BusHarness) {
     let policy = exact().max_attempts(6).cap(Duration::from_millis(500));
     let bus = at_rest(harness, times.of("fails", |_, _| fails()).retry(policy)).await;
     assert_times(&times.millis(0), &[0, 100, 300, 700, 1_200, 1_700]);
-    let letters = bus.dead_letters(None, 10).await.unwrap();
+    let letters = bus.dead_letters(&DeadLetterQuery::all(), 10).await.unwrap();
     assert_eq!((letters.len(), letters[0].attempts), (1, 6));
     assert_eq!(letters[0].reason, DeadLetterReason::AttemptsExhausted);
 }
@@ -138,7 +138,10 @@ pub async fn f3_no_attempt_is_made_past_the_age_limit(harness: &dyn BusHarness) 
     let policy = policy.max_age(Duration::from_millis(3_500));
     let bus = at_rest(harness, times.of("fails", |_, _| fails()).retry(policy)).await;
     assert_times(&times.millis(0), &[0, 1_000, 2_000, 3_000]);
-    assert_eq!(bus.dead_letters(None, 10).await.unwrap()[0].attempts, 4);
+    assert_eq!(
+        bus.dead_letters(&DeadLetterQuery::all(), 10).await.unwrap()[0].attempts,
+        4
+    );
 }
 
 /// F3: a retry that is due in 8 s does not delay one that is due in 1 s, set after it, whether they
@@ -193,7 +196,7 @@ pub async fn f1_an_attempt_fails_at_its_time_out(harness: &dyn BusHarness) {
         };
         let bus = at_rest(harness, never).await;
         assert_times(&[beginning.elapsed().as_millis()], &[expected]);
-        let letters = bus.dead_letters(None, 10).await.unwrap();
+        let letters = bus.dead_letters(&DeadLetterQuery::all(), 10).await.unwrap();
         assert_eq!(letters.len(), 1);
     }
 }

@@ -1,11 +1,11 @@
 //! What is known of deliveries: starts, progress, retries, dead letters, runs.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use domain_events::{
-    BlockedAggregate, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryStore, Position,
-    Progress, Registration, RunState, StartFrom, StoreError, SubscriptionId, SubscriptionState,
-    Timestamp, Version, WaitingDelivery,
+    BlockedAggregate, DeadLetter, DeadLetterQuery, DeadLetterReason, DeliveryChange, DeliveryStore,
+    Position, Progress, Recorded, Registration, RunState, StartFrom, StoreError, SubscriptionId,
+    SubscriptionState, Timestamp, Version, WaitingDelivery,
 };
 
 use super::{Store, append_all, batch, notebook, noted};
@@ -215,10 +215,7 @@ async fn dead(store: &impl Store, subscription: &str, position: u64) -> DeadLett
     let event = store.read_log(after, 1).await.unwrap().remove(0);
     DeadLetter {
         subscription: subscription.into(),
-        position: event.position(),
-        event_id: event.id(),
-        event_type: event.event_type().to_owned(),
-        aggregate: event.aggregate().clone(),
+        event: Arc::new(event),
         reason: DeadLetterReason::AttemptsExhausted,
         attempts: 4,
         error: "gave up".to_owned(),
@@ -243,7 +240,10 @@ pub async fn f6_a_dead_letter_is_kept_and_waits_no_longer(store: &impl Store) {
             .waiting
             .is_empty()
     );
-    let kept = store.dead_letters(None, 10).await.unwrap();
+    let kept = store
+        .dead_letters(&DeadLetterQuery::all(), 10)
+        .await
+        .unwrap();
     assert_eq!(kept, std::slice::from_ref(&letter));
 
     let again = DeadLetter {
@@ -254,20 +254,36 @@ pub async fn f6_a_dead_letter_is_kept_and_waits_no_longer(store: &impl Store) {
     change(store, vec![DeliveryChange::Dead(one, again.clone())])
         .await
         .unwrap();
-    let kept = store.dead_letters(Some("one"), 10).await.unwrap();
+    let kept = store
+        .dead_letters(&DeadLetterQuery::of("one"), 10)
+        .await
+        .unwrap();
     assert_eq!(kept, std::slice::from_ref(&again));
 
     // Nor can it be told later which event an event beyond the log was.
     for nowhere in [None, Some(Position::new(3)), Some(Position::ZERO)] {
+        let event = noted("a", "").seal();
+        let recorded = nowhere.map(|position| Recorded {
+            position,
+            version: Version::FIRST,
+            at: Timestamp::now(),
+        });
+        let event = match recorded {
+            Some(recorded) => event.with_recorded(recorded),
+            None => event,
+        };
         let letter = DeadLetter {
-            position: nowhere,
+            event: Arc::new(event),
             ..again.clone()
         };
         change(store, vec![DeliveryChange::Dead(one, letter)])
             .await
             .unwrap_err();
     }
-    let kept = store.dead_letters(None, 10).await.unwrap();
+    let kept = store
+        .dead_letters(&DeadLetterQuery::all(), 10)
+        .await
+        .unwrap();
     assert_eq!(kept, [again]);
 }
 
@@ -281,17 +297,17 @@ pub async fn f6_dead_letters_are_listed_oldest_first(store: &impl Store) {
             .await
             .unwrap();
     }
-    let list = async |subscription, limit| {
-        let letters = store.dead_letters(subscription, limit).await.unwrap();
+    let list = async |query: DeadLetterQuery, limit| {
+        let letters = store.dead_letters(&query, limit).await.unwrap();
         letters
             .iter()
-            .map(|it| it.position.unwrap().get())
+            .map(|it| it.position().unwrap().get())
             .collect::<Vec<_>>()
     };
-    assert_eq!(list(None, 10).await, [3, 1, 2, 4]);
-    assert_eq!(list(None, 2).await, [3, 1]);
-    assert_eq!(list(Some("one"), 2).await, [3, 2]);
-    assert!(list(Some("nobody"), 10).await.is_empty());
+    assert_eq!(list(DeadLetterQuery::all(), 10).await, [3, 1, 2, 4]);
+    assert_eq!(list(DeadLetterQuery::all(), 2).await, [3, 1]);
+    assert_eq!(list(DeadLetterQuery::of("one"), 2).await, [3, 2]);
+    assert!(list(DeadLetterQuery::of("nobody"), 10).await.is_empty());
 }
 
 /// With all changes beside it, while its neighbours are committed.

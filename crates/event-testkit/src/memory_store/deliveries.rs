@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use domain_events::{
-    BlockedAggregate, DeadLetter, DeliveryChange, DeliveryChanges, Position, Progress,
-    Registration, RunState, StartFrom, StoreError, StoreErrorKind, SubscriptionId,
+    BlockedAggregate, DeadLetter, DeadLetterQuery, DeliveryChange, DeliveryChanges, Position,
+    Progress, Registration, RunState, StartFrom, StoreError, StoreErrorKind, SubscriptionId,
     SubscriptionState, WaitingDelivery,
 };
 
@@ -84,9 +84,9 @@ impl Deliveries {
         }
     }
 
-    pub(super) fn dead_letters(&self, subscription: Option<&str>, limit: usize) -> Vec<DeadLetter> {
+    pub(super) fn dead_letters(&self, query: &DeadLetterQuery, limit: usize) -> Vec<DeadLetter> {
         let letters = self.dead_letters.iter();
-        let wanted = letters.filter(|it| subscription.is_none_or(|name| *it.subscription == *name));
+        let wanted = letters.filter(|letter| query.matches(letter));
         wanted.take(limit).cloned().collect()
     }
 
@@ -108,7 +108,7 @@ impl Deliveries {
             DeliveryChange::Blocked(id, blocked) => (id, !log.knows(&blocked.aggregate)),
             DeliveryChange::Dead(id, letter) => (
                 id,
-                !letter.position.is_some_and(|position| log.has(position)),
+                !letter.position().is_some_and(|position| log.has(position)),
             ),
             DeliveryChange::Finished(id, _) => (id, false),
             // An aggregate that is unknown is not blocked, whoever asks.
@@ -157,11 +157,11 @@ impl Deliveries {
             subscription: Arc::clone(&subscription.name),
             ..letter
         };
-        if let Some(position) = letter.position {
+        if let Some(position) = letter.position() {
             subscription.waiting.remove(&position);
         }
         let of_delivery = |it: &&mut DeadLetter| {
-            it.subscription == letter.subscription && it.position == letter.position
+            it.subscription == letter.subscription && it.position() == letter.position()
         };
         match self.dead_letters.iter_mut().find(of_delivery) {
             Some(earlier) => *earlier = letter,

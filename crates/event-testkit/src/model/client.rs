@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, task::Poll};
 
-use domain_events::{EventBus, NewEvent, PublishError, Receipt};
+use domain_events::{DeadLetterQuery, EventBus, NewEvent, PublishError, Receipt};
 use tokio::{task::yield_now, time::sleep};
 
 use super::{
@@ -102,14 +102,17 @@ async fn oldest_letter(
     bus: &dyn EventBus,
     one: usize,
 ) -> Option<(usize, domain_events::EventId)> {
-    let letters = bus.dead_letters(Some(&name(one)), usize::MAX).await.ok()?;
+    let letters = bus
+        .dead_letters(&DeadLetterQuery::of(name(one)), usize::MAX)
+        .await
+        .ok()?;
     let known = letters
         .iter()
-        .map(|letter| stage.number_of(letter.event_id).unwrap_or(usize::MAX));
+        .map(|letter| stage.number_of(letter.event_id()).unwrap_or(usize::MAX));
     let numbers: Vec<usize> = known.collect();
     let oldest = numbers.first().copied();
     stage.note(Observed::Letters(one, numbers));
-    oldest.zip(letters.first().map(|letter| letter.event_id))
+    oldest.zip(letters.first().map(|letter| letter.event_id()))
 }
 
 pub(super) async fn wait_idle(stage: &Stage, bus: &dyn EventBus) {

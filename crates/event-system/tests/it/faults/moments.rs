@@ -1,6 +1,6 @@
 //! Who comes, goes and is dropped at awkward moments of a bus over a store.
 
-use domain_events::StopReport;
+use domain_events::{DeadLetterQuery, StopReport};
 
 use super::*;
 
@@ -208,10 +208,10 @@ impl DeliveryStore for Held {
     }
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(subscription, limit).await
+        self.inner.dead_letters(query, limit).await
     }
 }
 
@@ -310,10 +310,10 @@ impl DeliveryStore for Slow {
     }
     async fn dead_letters(
         &self,
-        subscription: Option<&str>,
+        query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(subscription, limit).await
+        self.inner.dead_letters(query, limit).await
     }
 }
 

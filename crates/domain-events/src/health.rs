@@ -1,0 +1,284 @@
+//! Whether a bus is well, and if not, why: a function of its figures (N3).
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{BusStatistics, PipelineStatistics, SubscriptionStatistics};
+
+/// Whether a bus is well.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Health {
+    /// It runs, and nothing speaks against it.
+    Healthy,
+    /// It runs, but not as it should: at least one reason.
+    Degraded(Vec<HealthReason>),
+    /// It does not run.
+    Stopped,
+}
+
+/// Why a bus is not well.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum HealthReason {
+    /// The queue of a pipeline is nearly full: its handlers do not keep up.
+    NearlyFull {
+        /// The pipeline's name.
+        pipeline: Arc<str>,
+        /// How many places are taken.
+        taken: usize,
+        /// Of how many.
+        capacity: usize,
+    },
+    /// A subscription is paused, and waits to be resumed.
+    Paused {
+        /// Its name.
+        subscription: Arc<str>,
+    },
+    /// Deliveries of a subscription wait behind dead letters, for a person.
+    Blocked {
+        /// Its name.
+        subscription: Arc<str>,
+        /// How many deliveries wait.
+        deliveries: u64,
+    },
+    /// The circuit breaker of a subscription has tripped.
+    Tripped {
+        /// Its name.
+        subscription: Arc<str>,
+    },
+    /// Blocking handlers of a subscription have run past their time-out and do not return.
+    Stuck {
+        /// Its name.
+        subscription: Arc<str>,
+        /// How many handlers.
+        handlers: u64,
+    },
+    /// A subscription has not finished an event that was accepted long ago.
+    Lagging {
+        /// Its name.
+        subscription: Arc<str>,
+        /// How many events it has not finished.
+        events: u64,
+        /// How long ago the oldest of them was accepted.
+        age: Duration,
+    },
+    /// Deliveries of a subscription were given up of late.
+    DeadLetters {
+        /// Its name.
+        subscription: Arc<str>,
+        /// How many were given up in this run, and not replayed.
+        dead: u64,
+        /// How long ago the last one was.
+        last: Duration,
+    },
+}
+
+/// From when on a figure speaks against a bus.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HealthLimits {
+    /// The part of a queue that may be taken; 0.8 unless set.
+    pub utilization: f64,
+    /// How long a subscription may take to finish an event; a minute unless set.
+    pub lag: Duration,
+    /// For how long a dead letter is told of; ten minutes unless set.
+    pub dead_letters: Duration,
+}
+
+impl Default for HealthLimits {
+    fn default() -> Self {
+        Self {
+            utilization: 0.8,
+            lag: Duration::from_secs(60),
+            dead_letters: Duration::from_secs(600),
+        }
+    }
+}
+
+impl BusStatistics {
+    /// What these figures say of the bus.
+    pub fn health(&self, limits: &HealthLimits) -> Health {
+        if !self.running {
+            return Health::Stopped;
+        }
+        let pipelines = self
+            .pipelines
+            .iter()
+            .filter_map(|it| it.nearly_full(limits));
+        let subscriptions = self.subscriptions.iter().flat_map(|it| it.reasons(limits));
+        let reasons: Vec<_> = pipelines.chain(subscriptions).collect();
+        if reasons.is_empty() {
+            Health::Healthy
+        } else {
+            Health::Degraded(reasons)
+        }
+    }
+}
+
+impl PipelineStatistics {
+    fn nearly_full(&self, limits: &HealthLimits) -> Option<HealthReason> {
+        (self.utilization() > limits.utilization).then(|| HealthReason::NearlyFull {
+            pipeline: Arc::clone(&self.name),
+            taken: self.taken,
+            capacity: self.capacity,
+        })
+    }
+}
+
+impl SubscriptionStatistics {
+    fn reasons(&self, limits: &HealthLimits) -> impl Iterator<Item = HealthReason> {
+        let subscription = || Arc::clone(&self.name);
+        let paused = self.is_paused.then(|| HealthReason::Paused {
+            subscription: subscription(),
+        });
+        let blocked = (self.parked > 0).then(|| HealthReason::Blocked {
+            subscription: subscription(),
+            deliveries: self.parked,
+        });
+        let tripped = self.is_tripped.then(|| HealthReason::Tripped {
+            subscription: subscription(),
+        });
+        let stuck = (self.stuck > 0).then(|| HealthReason::Stuck {
+            subscription: subscription(),
+            handlers: self.stuck,
+        });
+        let late = self.oldest_unfinished.filter(|age| *age > limits.lag);
+        let lagging = late.map(|age| HealthReason::Lagging {
+            subscription: subscription(),
+            events: self.lag(),
+            age,
+        });
+        let late = self.last_dead.filter(|age| *age <= limits.dead_letters);
+        let dead = late.filter(|_| self.dead > 0);
+        let dead = dead.map(|last| HealthReason::DeadLetters {
+            subscription: subscription(),
+            dead: self.dead,
+            last,
+        });
+        [paused, blocked, tripped, stuck, lagging, dead]
+            .into_iter()
+            .flatten()
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Healthy => f.write_str("healthy"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Degraded(reasons) => {
+                f.write_str("degraded")?;
+                for (place, reason) in reasons.iter().enumerate() {
+                    write!(f, "{} {reason}", if place == 0 { ":" } else { ";" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for HealthReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NearlyFull {
+                pipeline,
+                taken,
+                capacity,
+            } => write!(
+                f,
+                "{taken} of {capacity} places of pipeline {pipeline} are taken"
+            ),
+            Self::Paused { subscription } => write!(f, "{subscription} is paused"),
+            Self::Blocked {
+                subscription,
+                deliveries,
+            } => write!(
+                f,
+                "{deliveries} deliveries of {subscription} wait behind dead letters"
+            ),
+            Self::Tripped { subscription } => {
+                write!(f, "the circuit breaker of {subscription} has tripped")
+            }
+            Self::Stuck {
+                subscription,
+                handlers,
+            } => write!(f, "{handlers} handlers of {subscription} do not return"),
+            Self::Lagging {
+                subscription,
+                events,
+                age,
+            } => write!(f, "{subscription} is {events} events and {age:.1?} behind"),
+            Self::DeadLetters {
+                subscription,
+                dead,
+                last,
+            } => write!(
+                f,
+                "{dead} deliveries of {subscription} were given up, the last one {last:.1?} ago"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bus(of: SubscriptionStatistics) -> BusStatistics {
+        BusStatistics {
+            running: true,
+            pipelines: vec![PipelineStatistics {
+                name: "default".into(),
+                capacity: 10,
+                taken: 8,
+                ..PipelineStatistics::default()
+            }],
+            subscriptions: vec![SubscriptionStatistics {
+                name: "mail".into(),
+                ..of
+            }],
+            ..BusStatistics::default()
+        }
+    }
+
+    fn told(statistics: &BusStatistics) -> String {
+        statistics.health(&HealthLimits::default()).to_string()
+    }
+
+    #[test]
+    fn n3_a_bus_that_runs_and_keeps_up_is_healthy() {
+        let mut statistics = bus(SubscriptionStatistics {
+            oldest_unfinished: Some(Duration::from_secs(60)),
+            last_dead: Some(Duration::from_secs(601)),
+            dead: 3,
+            blocked: 2,
+            ..SubscriptionStatistics::default()
+        });
+        assert_eq!(told(&statistics), "healthy");
+        statistics.running = false;
+        assert_eq!(told(&statistics), "stopped");
+    }
+
+    #[test]
+    fn n3_each_reason_is_named() {
+        let mut statistics = bus(SubscriptionStatistics {
+            is_paused: true,
+            is_tripped: true,
+            parked: 2,
+            blocked: 2,
+            pending: 3,
+            stuck: 1,
+            oldest_unfinished: Some(Duration::from_secs(61)),
+            dead: 4,
+            last_dead: Some(Duration::from_secs(5)),
+            ..SubscriptionStatistics::default()
+        });
+        statistics.pipelines[0].taken = 9;
+        assert_eq!(
+            told(&statistics),
+            "degraded: 9 of 10 places of pipeline default are taken; mail is paused; \
+             2 deliveries of mail wait behind dead letters; \
+             the circuit breaker of mail has tripped; 1 handlers of mail do not return; \
+             mail is 5 events and 61.0s behind; \
+             4 deliveries of mail were given up, the last one 5.0s ago"
+        );
+    }
+}

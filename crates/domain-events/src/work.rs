@@ -1,0 +1,130 @@
+//! What a subscription does with an event, whatever the types of the event and of the handler: the
+//! one place where they are erased.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    Batch, BatchPolicy, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
+    HandlerContext, HandlerError,
+};
+
+/// How an attempt is made; for buses.
+pub enum Work {
+    /// By polling this future.
+    Async(BoxFuture<'static, Result<(), HandlerError>>),
+    /// By calling this where a thread may block.
+    Blocking(Box<dyn FnOnce() -> Result<(), HandlerError> + Send>),
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Async(_) => "Async",
+            Self::Blocking(_) => "Blocking",
+        })
+    }
+}
+
+/// The results of a batch, one for each of its events.
+pub type BatchResults = Vec<Result<(), HandlerError>>;
+
+type Call = dyn Fn(Arc<EventEnvelope>, HandlerContext) -> Result<Work, DecodeError> + Send + Sync;
+type Items = Vec<(Arc<EventEnvelope>, HandlerContext)>;
+type BatchCall =
+    dyn Fn(Items) -> Result<BoxFuture<'static, BatchResults>, DecodeError> + Send + Sync;
+
+/// A handler, its types erased.
+#[derive(Clone)]
+pub(crate) enum Erased {
+    One(Arc<Call>),
+    Batch(Arc<BatchCall>, BatchPolicy),
+}
+
+impl Erased {
+    /// A handler that is polled.
+    pub(crate) fn future<E: DomainEvent>(
+        handler: impl Fn(Event<E>, HandlerContext) -> BoxFuture<'static, Result<(), HandlerError>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Self::one(move |event, cx| Work::Async(handler(event, cx)))
+    }
+
+    /// A handler of events of one type.
+    pub(crate) fn one<E: DomainEvent>(
+        work: impl Fn(Event<E>, HandlerContext) -> Work + Send + Sync + 'static,
+    ) -> Self {
+        let call = move |envelope: Arc<EventEnvelope>, cx| Ok(work(envelope.typed::<E>()?, cx));
+        Self::One(Arc::new(call))
+    }
+
+    /// A handler of envelopes, which are not decoded.
+    pub(crate) fn raw(
+        handler: impl Fn(Arc<EventEnvelope>, HandlerContext) -> Work + Send + Sync + 'static,
+    ) -> Self {
+        Self::One(Arc::new(move |envelope, cx| Ok(handler(envelope, cx))))
+    }
+
+    /// A handler of several events at a time.
+    pub(crate) fn batch<E: DomainEvent>(
+        handler: impl Fn(Batch<E>) -> BoxFuture<'static, Result<BatchVerdicts, HandlerError>>
+        + Send
+        + Sync
+        + 'static,
+        policy: BatchPolicy,
+    ) -> Self {
+        let call = move |items: Items| {
+            let count = items.len();
+            let typed = |(envelope, cx): (Arc<EventEnvelope>, _)| Ok((envelope.typed::<E>()?, cx));
+            let items = items.into_iter().map(typed);
+            let handling = handler(Batch::new(items.collect::<Result<_, DecodeError>>()?));
+            let results = async move { results(handling.await, count) };
+            Ok(Box::pin(results) as BoxFuture<'static, BatchResults>)
+        };
+        Self::Batch(Arc::new(call), policy)
+    }
+
+    /// Begins to handle one event; a handler of several gets it alone.
+    pub(crate) fn call(
+        &self,
+        envelope: Arc<EventEnvelope>,
+        cx: HandlerContext,
+    ) -> Result<Work, DecodeError> {
+        match self {
+            Self::One(call) => call(envelope, cx),
+            Self::Batch(call, _) => {
+                let handling = call(vec![(envelope, cx)])?;
+                let only = async move { handling.await.pop().unwrap_or(Ok(())) };
+                Ok(Work::Async(Box::pin(only)))
+            }
+        }
+    }
+
+    /// Begins to handle several events; `None` for a handler of one at a time.
+    pub(crate) fn call_batch(
+        &self,
+        items: Items,
+    ) -> Option<Result<BoxFuture<'static, BatchResults>, DecodeError>> {
+        match self {
+            Self::One(_) => None,
+            Self::Batch(call, _) => Some(call(items)),
+        }
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::One(one), Self::One(other)) => Arc::ptr_eq(one, other),
+            (Self::Batch(one, _), Self::Batch(other, _)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+/// One result an event, where one for all may have been given.
+fn results(verdicts: Result<BatchVerdicts, HandlerError>, count: usize) -> BatchResults {
+    match verdicts {
+        Ok(verdicts) => verdicts.into_results(count),
+        Err(error) => (0..count).map(|_| Err(error.again())).collect(),
+    }
+}

@@ -1,0 +1,293 @@
+//! Handing several events over in one go (D9).
+//!
+//! A worker takes the runs of as many aggregates as a batch has room for. Of each run, what follows an
+//! event that failed stays in its mailbox, as if it had not been taken.
+
+use std::{
+    sync::Arc,
+    task::{Poll, Waker},
+};
+
+use domain_events::{BatchPolicy, Cancellation, DeliveryOutcome, EventEnvelope, HandlerContext};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    after::After,
+    attempt::{Attempt, Ended, Given, context, note},
+    breaker,
+    engine::{Engine, discard},
+    guarded::{self, Fault, Guarded},
+    lifecycle::Phase,
+    mailboxes::Start,
+    pipeline::PipelineId,
+    record::Record,
+    run::Run,
+    seat::Worker,
+    state::State,
+    subscribed::{Begun, Subscribed},
+    worker::Led,
+};
+
+/// Waits until there is something to do, and then for company, as long as the policy says.
+pub(crate) async fn company(engine: &Engine, worker: &Worker, policy: BatchPolicy) {
+    std::future::poll_fn(|cx| engine.step(|state, _| state.is_ready(worker, cx.waker()))).await;
+    let full = std::future::poll_fn(|cx| {
+        engine.step(|state, _| state.is_full(worker, policy.size, cx.waker()))
+    });
+    let _ = timeout(policy.linger, full).await;
+    discard(engine.step(|state, _| state.lingers_no_more(worker)));
+}
+
+/// Leads the events of a run, and of others that are ready, through the one subscription of their
+/// pipeline. `None` where the bus was stopped meanwhile.
+pub(crate) async fn lead(
+    engine: &Arc<Engine>,
+    worker: &Worker,
+    first: &mut Run,
+    policy: BatchPolicy,
+) -> Option<()> {
+    let mut runs = vec![std::mem::take(first)];
+    engine.step(|state, after| state.gather(worker.pipeline, &mut runs, policy.size, after));
+    let led = lead_all(engine, worker, &mut runs).await;
+    engine.step(|state, after| state.finish_runs(worker.pipeline, &mut runs, after));
+    for mut run in runs {
+        run.spent().for_each(discard);
+    }
+    led
+}
+
+async fn lead_all(engine: &Arc<Engine>, worker: &Worker, runs: &mut [Run]) -> Option<()> {
+    let subscribed = Arc::clone(runs.first()?.records.first()?.targets.first()?);
+    // A handler that blocked its thread has outlived the stop.
+    if engine.lifecycle.phase() >= Phase::Closing {
+        return None;
+    }
+    for run in runs.iter_mut().filter(|run| run.is_passed_over()) {
+        run.finished.push(false);
+    }
+    let wanted = runs.iter_mut().filter(|run| !run.is_passed_over());
+    let mut wanted: Vec<_> = wanted.collect();
+    match subscribed.begin(worker.seat(), None) {
+        Begun::Runs(_running) => deliver(engine, worker, &subscribed, &mut wanted).await,
+        Begun::Removed(_running) => {
+            for run in wanted {
+                let stop = |record: &Arc<Record>| {
+                    let finished = record.resolve(0, DeliveryOutcome::Stopped);
+                    record.tell();
+                    finished
+                };
+                run.finished.extend(run.records.iter().map(stop));
+            }
+        }
+        Begun::Held(_running) => {
+            for run in wanted {
+                let (mailbox, record) = (run.mailbox, &run.records[0]);
+                engine.step(|state, after| state.hold(mailbox, record, 0, after));
+                run.finished.push(false);
+            }
+        }
+    }
+    Some(())
+}
+
+/// Makes one attempt of all events, and acts on how it ended for each.
+async fn deliver(
+    engine: &Arc<Engine>,
+    worker: &Worker,
+    subscribed: &Arc<Subscribed>,
+    runs: &mut [&mut Run],
+) {
+    let made = attempt(engine, worker, subscribed, runs).await;
+    let spoken: Vec<_> = made.iter().flatten().collect();
+    let spoken = spoken
+        .iter()
+        .filter_map(|made| breaker::speaks(&made.ended));
+    // A batch that fails is one failure, and one that is handled in part is none.
+    breaker::note(engine, subscribed, spoken.reduce(|one, other| one | other));
+    for (run, made) in runs.iter_mut().zip(made) {
+        for (record, made) in run.records.iter().zip(made) {
+            let mut led = Led::default();
+            led.act(engine, worker, run.mailbox, record, 0, made);
+            run.finished.push(led.finished);
+            if led.blocked {
+                break;
+            }
+        }
+    }
+}
+
+/// Runs one attempt of the events of several runs: catches panics, stops it at its time-out (F1).
+/// Nothing behind an event that cannot be read is handed over.
+async fn attempt(
+    engine: &Arc<Engine>,
+    worker: &Worker,
+    subscribed: &Subscribed,
+    runs: &[&mut Run],
+) -> Vec<Vec<Attempt>> {
+    let began = Instant::now();
+    let cancellation = worker.cancellation();
+    let deliveries = runs.iter().map(|run| run.records.len()).sum();
+    let running = engine
+        .lifecycle
+        .begin_attempt(worker.seat(), deliveries, &cancellation);
+    let mut early: Vec<Vec<Option<Ended>>> = Vec::with_capacity(runs.len());
+    let mut items = Vec::with_capacity(deliveries);
+    for run in runs {
+        let mut ends = Vec::with_capacity(run.records.len());
+        for record in &run.records {
+            let end = look(engine, subscribed, &record.envelope);
+            let has_failed = end.as_ref().is_some_and(|end| !end.is_success());
+            if end.is_none() {
+                let given = Given::of(record);
+                let cx = context(worker, subscribed, given, began, &cancellation);
+                items.push((Arc::clone(&record.envelope), cx));
+            }
+            ends.push(end);
+            if has_failed {
+                break;
+            }
+        }
+        early.push(ends);
+    }
+    let mut ends = call(engine, subscribed, items, &cancellation)
+        .await
+        .into_iter();
+    running.end();
+    let end = Instant::now();
+    let took = end.saturating_duration_since(began);
+    let mut made = |record: &Arc<Record>, early: Option<Ended>| {
+        let ended = early.or_else(|| ends.next()).unwrap_or(Ended::Handled);
+        note(engine, worker, subscribed, Given::of(record), &ended, took);
+        Attempt { ended, end, took }
+    };
+    let of_run = |(run, early): (&&mut Run, Vec<_>)| {
+        let both = run.records.iter().zip(early);
+        both.map(|(record, early)| made(record, early)).collect()
+    };
+    runs.iter().zip(early).map(of_run).collect()
+}
+
+/// Whether an event has its end before the handler is called: it cannot be read, or is not wanted.
+fn look(engine: &Engine, subscribed: &Subscribed, envelope: &Arc<EventEnvelope>) -> Option<Ended> {
+    let subscription = &subscribed.subscription;
+    let looked = guarded::call(engine.id, || {
+        let wanted = subscription.wants(envelope)?;
+        subscription.read(envelope).map(|()| wanted)
+    });
+    match looked {
+        Ok(Ok(true)) => None,
+        Ok(Ok(false)) => Some(Ended::Unwanted),
+        Ok(Err(error)) => Some(Ended::unreadable(&error)),
+        Err(text) => {
+            let limit = subscription.attempt_timeout();
+            Some(Ended::of_fault(Fault::Panicked(text), limit))
+        }
+    }
+}
+
+/// Calls the handler with all events. Returns one end for each of them.
+async fn call(
+    engine: &Engine,
+    subscribed: &Subscribed,
+    items: Vec<(Arc<EventEnvelope>, HandlerContext)>,
+    cancellation: &Cancellation,
+) -> Vec<Ended> {
+    let (bus, subscription, count) = (engine.id, &subscribed.subscription, items.len());
+    if count == 0 {
+        return Vec::new();
+    }
+    let limit = subscription.attempt_timeout();
+    let ends = match guarded::call(bus, || subscription.call_batch(items)) {
+        Err(text) => Err(Fault::Panicked(text)),
+        Ok(None) => Ok(Vec::new()),
+        Ok(Some(Err(error))) => Ok((0..count).map(|_| Ended::unreadable(&error)).collect()),
+        Ok(Some(Ok(future))) => {
+            let ends = |results: Vec<_>| results.into_iter().map(Ended::from).collect();
+            Guarded::new(bus, future, ends).within(limit, || {}).await
+        }
+    };
+    ends.unwrap_or_else(|fault| {
+        if fault == Fault::OverTime {
+            cancellation.cancel();
+        }
+        let text = fault.text(limit);
+        let failed = |_| Ended::of_fault(Fault::Panicked(text.clone()), limit);
+        (0..count).map(failed).collect()
+    })
+}
+
+impl State {
+    /// Adds the runs that are ready to the first one, until they hold `size` events.
+    fn gather(&mut self, id: PipelineId, runs: &mut Vec<Run>, size: usize, after: &mut After) {
+        let mut count: usize = runs.iter().map(Run::wanted).sum();
+        while count < size {
+            let Some(pipeline) = self.pipelines.get_mut(id) else {
+                return;
+            };
+            let mut run = Run::default();
+            match pipeline.mailboxes.take(&mut run, size - count) {
+                Some(Start::Run) => {
+                    self.pass_over(id, &run, after);
+                    count += run.wanted();
+                    runs.push(run);
+                }
+                // It has its turn alone, and comes up again.
+                Some(Start::Backlog(start)) => {
+                    pipeline.mailboxes.put_back(&start);
+                    after.dropped.push(Box::new(start));
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn finish_runs(&mut self, id: PipelineId, runs: &mut [Run], after: &mut After) {
+        let ready = runs.iter_mut().map(|run| self.finish_run(id, run, after));
+        let ready: usize = ready.sum();
+        if let Some(pipeline) = self.pipelines.get_mut(id) {
+            // The worker itself takes one.
+            pipeline.wake_workers(ready.saturating_sub(1), after);
+        }
+    }
+
+    /// Whether there is something to do in a worker's pipeline; else the worker rests.
+    fn is_ready(&mut self, worker: &Worker, waker: &Waker) -> Poll<()> {
+        let Some(pipeline) = self.pipelines.get_mut(worker.pipeline) else {
+            return Poll::Ready(());
+        };
+        if self.is_closed || pipeline.mailboxes.is_ready() {
+            pipeline.idle.leave(worker.number);
+            return Poll::Ready(());
+        }
+        pipeline.idle.rest(worker.number, waker);
+        Poll::Pending
+    }
+
+    /// Whether so many events wait in a worker's pipeline, or none will come any more; else the worker
+    /// lingers.
+    fn is_full(&mut self, worker: &Worker, size: usize, waker: &Waker) -> Poll<()> {
+        let ends = self.is_closed || self.is_stopping;
+        match self.pipelines.get_mut(worker.pipeline) {
+            Some(pipeline) if !ends && pipeline.mailboxes.queued() < size => {
+                pipeline.lingering.rest(worker.number, waker);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// Returns the worker's waker, to be dropped without the lock.
+    fn lingers_no_more(&mut self, worker: &Worker) -> Option<Waker> {
+        let pipeline = self.pipelines.get_mut(worker.pipeline)?;
+        pipeline.lingering.leave(worker.number)
+    }
+
+    /// Has nobody wait for company: no more events come.
+    pub(crate) fn end_lingering(&mut self, after: &mut After) {
+        for (_, pipeline) in self.pipelines.iter_mut() {
+            let all: Vec<_> = pipeline.lingering.wake_all().collect();
+            all.into_iter().for_each(|waker| after.wake(Some(waker)));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Handlers that block: run off the workers, on threads that may block (F1).
+
+use std::time::Duration;
+
+use domain_events::{Cancellation, HandlerError};
+use tokio::task::JoinError;
+
+use crate::{
+    attempt::Ended,
+    guarded::{self, Fault},
+    inside::BusId,
+    subscribed::Subscribed,
+};
+
+type Blocking = Box<dyn FnOnce() -> Result<(), HandlerError> + Send>;
+
+/// Calls a blocking handler and waits until it returns, be it past its time-out: it has failed then,
+/// but keeps its place, as nobody can take it from its thread.
+pub(crate) async fn run(
+    bus: BusId,
+    subscribed: &Subscribed,
+    work: Blocking,
+    cancellation: &Cancellation,
+) -> Ended {
+    let call = move || guarded::call(bus, || Ended::from(work()));
+    let mut running = tokio::task::spawn_blocking(call);
+    let limit = subscribed.subscription.attempt_timeout();
+    if let Ok(returned) = tokio::time::timeout(limit, &mut running).await {
+        return ended(returned, limit).await;
+    }
+    cancellation.cancel();
+    let stuck = subscribed.stuck();
+    log::warn!(
+        "blocking handler runs past its time-out of {limit:?}: subscription={}",
+        subscribed.name()
+    );
+    ended(running.await, limit).await;
+    drop(stuck);
+    Ended::of_fault(Fault::OverTime, limit)
+}
+
+async fn ended(returned: Result<Result<Ended, String>, JoinError>, limit: Duration) -> Ended {
+    match returned {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(text)) => Ended::of_fault(Fault::Panicked(text), limit),
+        // The runtime is shutting down, and everything in it.
+        Err(_) => std::future::pending().await,
+    }
+}
