@@ -21,6 +21,14 @@ pub mod failure;
 
 pub mod code;
 
+pub mod blocking;
+
+pub mod batches;
+
+pub mod breaker;
+
+pub mod context;
+
 pub mod pausing;
 
 pub mod parking;
@@ -32,6 +40,10 @@ pub mod life_cycle;
 pub mod stopping;
 
 pub mod joining;
+
+pub mod guards;
+
+pub mod figures;
 
 pub mod timing;
 
@@ -176,6 +188,10 @@ macro_rules! event_bus_conformance {
             p3_a_single_event_does_not_wait_for_company
             l2_a_stop_ends_at_its_deadline
             l2_a_stop_waits_for_retries_that_are_due
+            f8_the_handler_is_left_alone_between_probes
+            f8_only_failures_in_a_row_trip
+            d9_a_batch_lingers_as_long_as_it_is_told
+            n2_ages_are_told
             l5_at_rest_nothing_wakes
         }
     };
@@ -192,7 +208,8 @@ macro_rules! event_bus_conformance {
                 p3_a_batch_larger_than_the_queue
                 p3_a_refused_batch_leaves_nothing
                 p9_published_events_name_their_cause_and_repeat_their_ids
-                p9_a_chain_keeps_its_correlation;
+                p9_a_chain_keeps_its_correlation
+                d11_an_event_that_is_not_read_back_as_it_was_is_refused;
             room:
                 p4_a_full_queue_gives_the_event_back_or_makes_publishers_wait
                 p4_a_failing_subscription_ends_as_back_pressure
@@ -255,6 +272,33 @@ macro_rules! event_bus_conformance {
                 f1_a_panic_of_the_encoder_is_an_error
                 f1_a_panic_of_the_handlers_drop_hurts_no_other
                 f1_a_panic_of_a_waker_ends_nothing;
+            blocking:
+                f1_blocking_handlers_run_off_the_workers
+                f1_a_blocking_handler_past_its_time_out_keeps_its_place
+                f1_a_panic_of_a_plain_closure_is_a_failed_attempt
+                f2_each_verdict_of_a_plain_closure_counts
+                p9_a_blocking_handler_publishes
+                l4_unsubscribing_waits_for_a_blocking_handler;
+            batches:
+                d9_a_batch_takes_what_waits_up_to_its_size
+                d9_one_aggregate_fills_a_batch
+                d9_a_failed_item_fails_those_behind_it
+                d9_each_item_has_its_own_verdict
+                f1_a_batch_that_fails_as_a_whole_is_tried_again
+                p9_each_item_of_a_batch_publishes_for_itself
+                d10_a_batch_holds_what_the_filter_lets_pass
+                d2_order_holds_in_batches_with_failures_by_chance
+                l4_a_batch_subscription_rests_and_goes
+                a_batch_that_cannot_work_is_refused;
+            breaker:
+                f8_a_tripped_subscription_goes_on_once_a_probe_is_handled
+                l4_a_tripped_subscription_goes_and_stops
+                a_breaker_that_cannot_work_is_refused;
+            context:
+                f1_the_context_tells_the_deadline
+                f1_what_a_handler_spawned_is_told_of_its_time_out
+                l2_what_a_handler_spawned_is_told_of_the_stop
+                f1_an_attempt_that_ended_is_not_given_up;
             pausing:
                 d3_a_paused_subscription_is_passed_over_and_goes_on_in_order
                 p2_a_paused_delivery_has_another_outcome_later
@@ -282,7 +326,10 @@ macro_rules! event_bus_conformance {
                 f6_a_replay_runs_beside_nothing_of_its_aggregate
                 f6_a_replay_that_fails_is_a_dead_letter_again
                 f6_a_replay_works_in_every_order
-                f6_only_what_is_there_is_replayed_or_discarded;
+                f6_only_what_is_there_is_replayed_or_discarded
+                f6_letters_are_found_and_grouped
+                f6_a_group_is_replayed_or_discarded_as_one
+                a_processing_log_keeps_failed_attempts;
             life_cycle:
                 l1_misuse_of_the_life_cycle_is_a_typed_error
                 l3_rest_comes_after_retries_and_what_follows
@@ -306,6 +353,16 @@ macro_rules! event_bus_conformance {
                 l4_who_goes_during_a_failing_attempt_leaves_nothing
                 l4_coming_and_going_costs_the_others_nothing
                 l4_a_handler_removes_its_own_subscription;
+            guards:
+                l4_a_dropped_guard_removes_its_subscription
+                l4_a_guard_removes_only_its_own
+                l4_a_guard_works_at_any_time
+                l4_a_handler_subscribes;
+            figures:
+                n1_each_delivery_is_in_one_place
+                n1_what_rests_is_counted_where_it_rests
+                n2_figures_are_told_of_each_and_of_all
+                n3_health_says_what_is_wrong;
         }
     };
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetterQuery, DeadLetterReason, Event, EventBus, HandlerContext, HandlerError, PublishError,
-    RetryPolicy, Subscription,
+    Batch, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DeadLetterReason, Event, EventBus,
+    HandlerContext, HandlerError, Health, HealthReason, PublishError, RetryPolicy, Subscription,
 };
 use tokio::{
     runtime::Handle,
@@ -329,6 +329,192 @@ pub async fn l2_a_stop_waits_for_retries_that_are_due(harness: &dyn BusHarness) 
     assert_eq!((report.drained, report.abandoned), (1, 1), "{report:?}");
     assert_times(&times.millis(0), &[0, 100, 300]);
     assert!(kept.handled().await.unwrap().is_success());
+}
+
+/// F8: after so many failures in a row the handler is left alone for the pause, and then probed with one
+/// delivery at a time; a probe that fails is no attempt.
+pub async fn f8_the_handler_is_left_alone_between_probes(harness: &dyn BusHarness) {
+    let times = Times::new();
+    let bus = harness.bus(100, 4);
+    let second = Duration::from_secs(1);
+    let well_at = times.beginning + second * 35;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let made = Arc::clone(&attempts);
+    let answer = move |number, attempt| {
+        made.lock().unwrap().push((number, attempt));
+        if Instant::now() < well_at {
+            fails()
+        } else {
+            Ok(())
+        }
+    };
+    let breaks = times
+        .of("breaks", answer)
+        .retry(exact().max_attempts(2))
+        .circuit_breaker(CircuitBreaker::new(3, second * 10));
+    started(&bus, [breaks]).await;
+    for number in 0..3 {
+        bus.publish(noted(format!("a{number}"), number))
+            .await
+            .unwrap();
+    }
+    sleep(second).await;
+    for number in 3..6 {
+        bus.publish(noted(format!("a{}", number % 3), number))
+            .await
+            .unwrap();
+    }
+    sleep(second * 30).await;
+    let all: Vec<_> = (0..6).flat_map(|number| times.millis(number)).collect();
+    let mut later: Vec<_> = all.into_iter().filter(|at| *at > 10).collect();
+    later.sort_unstable();
+    assert_times(&later, &[10_000, 20_000, 30_000]);
+    assert!(bus.statistics().of("breaks").unwrap().is_tripped);
+    bus.wait_idle().await.unwrap();
+    assert_times(&[times.beginning.elapsed().as_millis()], &[40_000]);
+    let figures = bus.statistics().of("breaks").unwrap().clone();
+    assert_eq!((figures.handled, figures.dead), (6, 0), "{figures:?}");
+    let attempts = attempts.lock().unwrap();
+    assert!(
+        attempts.iter().all(|(_, attempt)| *attempt <= 2),
+        "{attempts:?}"
+    );
+}
+
+/// F8: failures count in a row, and one that is for good is about its event and not the handler: as the
+/// probe it is a dead letter, and the next one is the probe.
+pub async fn f8_only_failures_in_a_row_trip(harness: &dyn BusHarness) {
+    let times = Times::new();
+    let bus = harness.bus(100, 1);
+    let answer = |number, attempt| match (number, attempt) {
+        (0 | 2 | 4 | 5 | 7, 1) => fails(),
+        (1 | 3 | 6 | 8, _) => Err(HandlerError::permanent("never")),
+        _ => Ok(()),
+    };
+    let second = Duration::from_secs(1);
+    let breaks = times
+        .of("breaks", answer)
+        .retry(exact().max_attempts(2))
+        .circuit_breaker(CircuitBreaker::new(2, second));
+    started(&bus, [breaks]).await;
+    // A failure, and its retry that is handled: never two in a row.
+    for number in [0, 1, 9, 2, 3, 9] {
+        bus.publish(noted(format!("a{number}"), number))
+            .await
+            .unwrap();
+        bus.wait_idle().await.unwrap();
+    }
+    let figures = bus.statistics().of("breaks").unwrap().clone();
+    assert_eq!((figures.dead, figures.handled, figures.retries), (2, 4, 2));
+    // Two in a row; what is published then waits for the probe.
+    let beginning = Instant::now();
+    for number in [4, 5] {
+        bus.publish(noted(format!("b{number}"), number))
+            .await
+            .unwrap();
+    }
+    sleep(second / 20).await;
+    assert!(bus.statistics().of("breaks").unwrap().is_tripped);
+    bus.publish(noted("b6", 6)).await.unwrap();
+    bus.wait_idle().await.unwrap();
+    assert_times(&[beginning.elapsed().as_millis()], &[1_000]);
+    let figures = bus.statistics().of("breaks").unwrap().clone();
+    assert_eq!((figures.dead, figures.handled), (3, 6), "{figures:?}");
+    assert!(!figures.is_tripped);
+}
+
+/// D9: a batch waits for company only where it is told to, no longer than told, and no more once it is
+/// full.
+pub async fn d9_a_batch_lingers_as_long_as_it_is_told(harness: &dyn BusHarness) {
+    let beginning = Instant::now();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let batches = |name: &'static str| {
+        let seen = Arc::clone(&seen);
+        Subscription::from_batch_fn(name, 3, move |batch: Batch<Noted>| {
+            let at = beginning.elapsed().as_millis();
+            seen.lock().unwrap().push((name, batch.len(), at));
+            async { Ok(BatchVerdicts::all_handled()) }
+        })
+    };
+    let bus = harness.bus(100, 1);
+    let second = Duration::from_secs(1);
+    started(
+        &bus,
+        [batches("at once"), batches("lingers").linger(second)],
+    )
+    .await;
+    let mut number = 0;
+    for count in [1, 2, 3, 4] {
+        for _ in 0..count {
+            bus.publish(noted("a", number)).await.unwrap();
+            number += 1;
+        }
+        bus.wait_idle().await.unwrap();
+    }
+    bus.publish(noted("a", 99)).await.unwrap();
+    sleep(second / 2).await;
+    bus.publish(noted("b", 99)).await.unwrap();
+    bus.stop(second * 10).await.unwrap();
+    let seen = seen.lock().unwrap();
+    let of = |name| {
+        seen.iter()
+            .filter(move |it| it.0 == name)
+            .map(|it| (it.1, it.2))
+    };
+    let (sizes, at): (Vec<_>, Vec<_>) = of("lingers").unzip();
+    assert_eq!(sizes, [1, 2, 3, 3, 1, 2]);
+    assert_times(&at, &[1_000, 2_000, 2_000, 2_000, 3_000, 3_500]);
+    let (sizes, at): (Vec<_>, Vec<_>) = of("at once").unzip();
+    assert_eq!(sizes, [1, 2, 3, 3, 1, 1, 1]);
+    assert_times(&at, &[0, 1_000, 2_000, 2_000, 2_000, 3_000, 3_500]);
+}
+
+/// N2: how far a subscription is behind is told in events and in time, and when a delivery was given up.
+pub async fn n2_ages_are_told(harness: &dyn BusHarness) {
+    let times = Times::new();
+    let bus = harness.bus(100, 1);
+    let answer = |number, attempt| match (number, attempt) {
+        (0, 1) => Err(HandlerError::retry_after(HOUR, "in an hour")),
+        (1, _) => Err(HandlerError::permanent("never")),
+        _ => Ok(()),
+    };
+    started(&bus, [times.of("late", answer)]).await;
+    let minute = Duration::from_secs(60);
+    bus.publish(noted("a", 0)).await.unwrap();
+    bus.publish(noted("b", 1)).await.unwrap();
+    sleep(minute).await;
+    bus.publish(noted("a", 2)).await.unwrap();
+    sleep(minute).await;
+    let figures = bus.statistics();
+    let late = figures.of("late").unwrap();
+    assert_eq!(
+        (late.lag(), late.waiting, late.blocked),
+        (2, 1, 1),
+        "{late:?}"
+    );
+    let millis = |age: Option<Duration>| age.unwrap().as_millis();
+    assert_times(&[millis(late.oldest_unfinished)], &[120_000]);
+    assert_times(&[millis(figures.oldest_unfinished)], &[120_000]);
+    assert_times(&[millis(late.last_dead)], &[120_000]);
+    let Health::Degraded(reasons) = bus.health() else {
+        panic!("{}", bus.health())
+    };
+    assert!(
+        reasons
+            .iter()
+            .any(|it| matches!(it, HealthReason::Lagging { events: 2, .. }))
+    );
+    bus.wait_idle().await.unwrap();
+    let figures = bus.statistics();
+    assert_eq!(
+        (figures.of("late").unwrap().lag(), figures.oldest_unfinished),
+        (0, None)
+    );
+    assert_eq!(
+        bus.health(),
+        Health::Healthy,
+        "the dead letter was an hour ago"
+    );
 }
 
 /// L5: nothing polls: with an hour of nothing to do, no timer fires and nothing is woken, also where

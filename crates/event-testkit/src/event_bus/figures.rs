@@ -1,0 +1,231 @@
+//! Figures that add up, and what they say of the bus (N1–N3).
+
+use std::{sync::Arc, time::Duration};
+
+use domain_events::{
+    BusStatistics, Event, FailurePolicy, HandlerContext, HandlerError, Health, HealthReason,
+    RetryPolicy, Subscription, SubscriptionStatistics,
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    BusHarness, HOUR, Journal, Noted, answering, gated, journal_of, left_out, noted, others_run,
+    quick_retries, soon, started,
+};
+
+/// Checks that everything that was taken in is somewhere.
+#[track_caller]
+pub(super) fn assert_adds_up(figures: &BusStatistics) {
+    let taken_in = figures.accepted + figures.recovered;
+    assert_eq!(
+        taken_in,
+        figures.finished + figures.in_flight,
+        "{figures:?}"
+    );
+    for one in &figures.subscriptions {
+        let ended = one.handled + one.skipped + one.dead + one.abandoned;
+        assert_eq!(one.matching, ended + one.lag(), "{one:?}");
+    }
+}
+
+fn of(figures: &BusStatistics, name: &str) -> SubscriptionStatistics {
+    figures.of(name).expect("subscribed").clone()
+}
+
+/// Ends each event as its number says; 4 waits for a permit of `gate`.
+fn everything(journal: &Journal, gate: &Arc<Semaphore>) -> Subscription {
+    let (journal, gate) = (journal.clone(), Arc::clone(gate));
+    Subscription::from_fn(
+        "everything",
+        move |event: Event<Noted>, _: HandlerContext| {
+            let (journal, gate) = (journal.clone(), Arc::clone(&gate));
+            async move {
+                journal.write("began", event.number);
+                match event.number {
+                    0 => Err(HandlerError::retry_after(HOUR, "in an hour")),
+                    1 => Err(HandlerError::skip("not needed")),
+                    2 => Err(HandlerError::permanent("never")),
+                    3 => panic!("once"),
+                    4 => Ok(gate.acquire().await?.forget()),
+                    _ => Ok(()),
+                }
+            }
+        },
+    )
+}
+
+/// N1: at a quiet moment each delivery is in one place, and the places add up; also after a panic, a
+/// time-out and a stop.
+pub async fn n1_each_delivery_is_in_one_place(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 1);
+    let (journal, gate) = (Journal::default(), Arc::new(Semaphore::new(0)));
+    let everything = everything(&journal, &gate).retry(RetryPolicy::never());
+    let everything = everything.retry(quick_retries(1));
+    // What asks for a time of its own is allowed a second attempt.
+    let patient = everything
+        .clone()
+        .retry(RetryPolicy::exponential().max_attempts(2));
+    started(&bus, [patient]).await;
+    // The retry of 0 blocks its aggregate, and 4 keeps the worker.
+    for (aggregate, number) in [("a", 0), ("a", 5), ("a", 6), ("b", 1), ("c", 2), ("d", 7)] {
+        bus.publish(noted(aggregate, number)).await.unwrap();
+    }
+    journal.has(4, "began").await;
+    for (aggregate, number) in [("e", 4), ("e", 8), ("f", 9)] {
+        bus.publish(noted(aggregate, number)).await.unwrap();
+    }
+    journal.has(5, "began").await;
+    others_run().await;
+    let figures = bus.statistics();
+    assert_adds_up(&figures);
+    let one = of(&figures, "everything");
+    let ended = (one.handled, one.skipped, one.dead);
+    assert_eq!((one.matching, ended), (9, (1, 1, 1)), "{one:?}");
+    let open = (one.waiting, one.blocked, one.running, one.pending);
+    assert_eq!(open, (1, 2, 1, 2), "{one:?}");
+    assert_eq!((one.lag(), one.parked, one.failed_attempts), (6, 0, 2));
+    assert!(one.oldest_unfinished.is_some() && one.last_dead.is_some());
+    soon(bus.stop(Duration::ZERO)).await.unwrap();
+    let figures = bus.statistics();
+    assert_adds_up(&figures);
+    let one = of(&figures, "everything");
+    assert_eq!((one.running, one.pending), (0, 0), "{one:?}");
+    assert_eq!(one.matching, 9);
+}
+
+/// N1: so they do where deliveries are parked or paused, replayed or discarded.
+pub async fn n1_what_rests_is_counted_where_it_rests(harness: &dyn BusHarness) {
+    let abilities = harness.abilities();
+    if left_out(
+        abilities.failure_policies && abilities.replay,
+        "park and replay",
+    ) {
+        return;
+    }
+    let bus = harness.bus(100, 1);
+    let journal = Journal::default();
+    let dies = |number, attempt| match (number, attempt) {
+        (0, _) => Err(HandlerError::permanent("never")),
+        _ => Ok(()),
+    };
+    let parks = answering("parks", &journal, dies).failure_policy(FailurePolicy::ParkAggregate);
+    started(&bus, [parks, journal_of("pauses", &journal).isolated(1)]).await;
+    assert!(bus.pause("pauses").await);
+    let mut events = Vec::new();
+    for (aggregate, number) in [("a", 0), ("a", 1), ("a", 2), ("b", 3)] {
+        events.push(
+            bus.publish(noted(aggregate, number))
+                .await
+                .unwrap()
+                .event_id(),
+        );
+    }
+    soon(bus.wait_idle()).await.unwrap();
+    let figures = bus.statistics();
+    assert_adds_up(&figures);
+    let parked = of(&figures, "parks");
+    let places = (parked.dead, parked.handled, parked.blocked, parked.parked);
+    assert_eq!(places, (1, 1, 2, 2), "{parked:?}");
+    let paused = of(&figures, "pauses");
+    assert_eq!(
+        (paused.blocked, paused.parked, paused.pending),
+        (4, 0, 0),
+        "{paused:?}"
+    );
+    let Health::Degraded(reasons) = bus.health() else {
+        panic!("{}", bus.health())
+    };
+    let told: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+    assert!(told.contains(&"pauses is paused".to_owned()), "{told:?}");
+    let waits = "2 deliveries of parks wait behind dead letters".to_owned();
+    assert!(told.contains(&waits), "{told:?}");
+    bus.replay("parks", events[0]).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_adds_up(&bus.statistics());
+    assert_eq!(of(&bus.statistics(), "parks").dead, 1, "it died again");
+    bus.discard("parks", events[0], "of no use").await.unwrap();
+    assert!(bus.resume("pauses").await);
+    soon(bus.wait_idle()).await.unwrap();
+    let figures = bus.statistics();
+    assert_adds_up(&figures);
+    let parked = of(&figures, "parks");
+    assert_eq!((parked.dead, parked.handled, parked.lag()), (1, 3, 0));
+    assert_eq!(of(&figures, "pauses").handled, 4);
+    assert_eq!(figures.dead_letters, 0);
+}
+
+/// N2: figures are told for each pipeline and each subscription, and over all.
+pub async fn n2_figures_are_told_of_each_and_of_all(harness: &dyn BusHarness) {
+    let bus = harness.bus(50, 3);
+    let journal = Journal::default();
+    let own = journal_of("own", &journal).isolated(2).capacity(7);
+    started(&bus, [journal_of("one", &journal), own]).await;
+    let earlier = bus.statistics();
+    for number in 0..20 {
+        soon(bus.publish(noted("a", number))).await.unwrap();
+    }
+    soon(bus.wait_idle()).await.unwrap();
+    let figures = bus.statistics();
+    assert_adds_up(&figures);
+    let pipelines: Vec<_> = figures
+        .pipelines
+        .iter()
+        .map(|it| (&*it.name, it.workers))
+        .collect();
+    assert_eq!(pipelines, [("default", 3), ("own", 2)]);
+    assert_eq!(figures.pipelines[1].capacity, 7);
+    assert!(
+        figures.pipelines.iter().all(|it| it.taken == 0),
+        "{figures:?}"
+    );
+    assert_eq!(figures.sum(|one| one.handled), 40);
+    for latency in [figures.handling, figures.publish_to_handled] {
+        assert_eq!(latency.count, 40);
+        assert!(latency.p50 <= latency.p95 && latency.p95 <= latency.p99);
+        assert!(latency.p99 <= latency.max && latency.mean <= latency.max);
+    }
+    assert_eq!(of(&figures, "own").handling.count, 20);
+    assert!(figures.rate_since(&earlier, |it| it.accepted) > 0.0);
+    assert_eq!(figures.resident_memory.is_some(), cfg!(target_os = "linux"));
+    assert_eq!((figures.oldest_unfinished, figures.running), (None, true));
+}
+
+/// N3: a bus that keeps up is healthy; one whose queue is nearly full, or that lags or gives up, says so;
+/// one that does not run is stopped.
+pub async fn n3_health_says_what_is_wrong(harness: &dyn BusHarness) {
+    let bus = harness.bus(10, 1);
+    assert_eq!(bus.health(), Health::Stopped);
+    let (journal, gate) = (Journal::default(), Arc::new(Semaphore::new(0)));
+    started(&bus, [gated(&journal, &gate)]).await;
+    assert_eq!(bus.health(), Health::Healthy);
+    for number in 0..9 {
+        bus.publish(noted("a", number)).await.unwrap();
+    }
+    journal.has(1, "began").await;
+    let full = HealthReason::NearlyFull {
+        pipeline: "default".into(),
+        taken: 9,
+        capacity: 10,
+    };
+    assert_eq!(bus.health(), Health::Degraded(vec![full]));
+    gate.add_permits(9);
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(bus.health(), Health::Healthy);
+    let dies = answering("dies", &journal, |_, _| {
+        Err(HandlerError::permanent("never"))
+    });
+    bus.subscribe(dies).await.unwrap();
+    gate.add_permits(1);
+    bus.publish(noted("a", 9)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    let Health::Degraded(reasons) = bus.health() else {
+        panic!("{}", bus.health())
+    };
+    assert!(
+        matches!(&*reasons, [HealthReason::DeadLetters { subscription, dead: 1, .. }]
+            if &**subscription == "dies"),
+        "{reasons:?}"
+    );
+    soon(bus.stop(HOUR)).await.unwrap();
+    assert_eq!(bus.health(), Health::Stopped);
+}
