@@ -14,8 +14,9 @@ use std::{
 };
 
 use domain_events::{
-    DeliveryOutcome, DomainEvent, Event, EventId, FailurePolicy, HandlerContext, HandlerError,
-    NewEvent, PublishError, Receipt, RetryPolicy, Subscription,
+    Batch, BatchVerdicts, CircuitBreaker, DeliveryOutcome, DomainEvent, Event, EventId,
+    FailurePolicy, HandlerContext, HandlerError, NewEvent, PublishError, Receipt, RetryPolicy,
+    Subscription,
 };
 use serde::{Deserialize, Serialize};
 use shuttle::future::{block_on, spawn};
@@ -440,6 +441,112 @@ fn l2_a_stop_tells_everybody_and_every_worker_ends() {
             let seen = of(&bus.stop().await, "one/a");
             let told = publisher.await.unwrap();
             assert!([0, 1, 2].starts_with(&seen), "{seen:?}, {told} refused");
+        });
+    });
+}
+
+#[test]
+fn d9_batches_lose_and_reorder_nothing() {
+    check(|| {
+        block_on(async {
+            let bus = Bus::started(10, 1, |journal| {
+                let journal = Arc::clone(journal);
+                let handler = move |batch: Batch<Ticked>| {
+                    let mut verdicts = BatchVerdicts::all_handled();
+                    let mut failed = Vec::new();
+                    for (place, (event, cx)) in batch.iter().enumerate() {
+                        if event.number == 1 && cx.attempt() == 1 {
+                            verdicts.fail(place, HandlerError::transient("the first time"));
+                            failed.push(event.clock.clone());
+                        } else if !failed.contains(&event.clock) {
+                            let line = (event.clock.clone(), event.number);
+                            journal.lock().unwrap().push(line);
+                        }
+                    }
+                    std::future::ready(Ok(verdicts))
+                };
+                vec![Subscription::from_batch_fn("batches", 3, handler).isolated(2)]
+            });
+            let other = {
+                let engine = Arc::clone(&bus.engine);
+                spawn(async move {
+                    for number in 0..3 {
+                        publish_to(&engine, "b", number).await.unwrap();
+                    }
+                })
+            };
+            let mut receipts = Vec::new();
+            for number in 0..3 {
+                receipts.push(bus.publish("a", number).await.unwrap());
+                bus.engine.fire_timers();
+            }
+            other.await.unwrap();
+            bus.settle().await;
+            for receipt in receipts {
+                assert!(receipt.handled().await.unwrap().is_success());
+            }
+            let journal = bus.stop().await;
+            for clock in ["a", "b"] {
+                assert_eq!(of(&journal, clock), [0, 1, 2], "{clock}");
+            }
+        });
+    });
+}
+
+#[test]
+fn f8_a_tripped_subscription_comes_to_its_end_in_order() {
+    check(|| {
+        block_on(async {
+            let calls = AtomicUsize::new(0);
+            let bus = Bus::started(10, 2, |journal| {
+                let journal = Arc::clone(journal);
+                let handler = move |event: Event<Ticked>, _| {
+                    // The first four attempts fail, whichever they are.
+                    let fails = calls.fetch_add(1, SeqCst) < 4;
+                    if !fails {
+                        let line = (event.clock.clone(), event.number);
+                        journal.lock().unwrap().push(line);
+                    }
+                    std::future::ready(if fails {
+                        Err(HandlerError::transient("sick"))
+                    } else {
+                        Ok(())
+                    })
+                };
+                let breaker = CircuitBreaker::new(2, std::time::Duration::from_secs(1));
+                let breaks = Subscription::from_fn("breaks", handler);
+                vec![
+                    breaks.circuit_breaker(breaker),
+                    writes(&Journal::default(), "other"),
+                ]
+            });
+            let other = {
+                let engine = Arc::clone(&bus.engine);
+                spawn(async move {
+                    for number in 0..2 {
+                        publish_to(&engine, "b", number).await.unwrap();
+                    }
+                })
+            };
+            let pauser = {
+                let engine = Arc::clone(&bus.engine);
+                spawn(async move {
+                    assert!(pausing::pause(&engine, "breaks").await);
+                    shuttle::future::yield_now().await;
+                    assert!(pausing::resume(&engine, "breaks"));
+                })
+            };
+            for number in 0..2 {
+                bus.publish("a", number).await.unwrap();
+            }
+            other.await.unwrap();
+            pauser.await.unwrap();
+            bus.settle().await;
+            assert!(!bus.taken(), "room was not given back");
+            let journal = bus.stop().await;
+            for clock in ["a", "b"] {
+                assert_eq!(of(&journal, clock), [0, 1], "{clock}");
+            }
         });
     });
 }

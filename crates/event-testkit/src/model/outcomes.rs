@@ -198,6 +198,7 @@ impl Model<'_> {
                 u64::from(known.rest.may_be_paused()),
             ),
         ];
+        let told = told.into_iter().chain(self.open_figures(one, figures));
         for (told, least, most) in told {
             if !(least..=most).contains(&told) {
                 let why = format!(
@@ -207,5 +208,30 @@ impl Model<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What the figures tell of deliveries that are not over, each with the least and the most it may be.
+    fn open_figures(&self, one: usize, figures: &SubscriptionStatistics) -> [(u64, u64, u64); 3] {
+        let own = || self.deliveries.iter().filter(|it| it.subscription == one);
+        let is_sure = |it: &&Delivery| it.is_sure && self.surely_accepted(it.call);
+        let runs = |it: &&Delivery| it.state == State::Running;
+        let waits = |it: &&Delivery| it.is_open() && it.state != State::Running;
+        let running = own().filter(runs).count() as u64;
+        let least = own().filter(waits).filter(is_sure).count() as u64;
+        // What the filter passes over may still have to be looked at.
+        let may_wait = |it: &&Delivery| waits(it) || it.state == State::Filtered;
+        let most = own().filter(may_wait).count() as u64;
+        let ended = figures.handled + figures.skipped + figures.dead + figures.abandoned;
+        let waiting = figures.lag() - figures.running + figures.abandoned;
+        let gone = own().filter(|it| it.state == State::Gone).count() as u64;
+        [
+            (
+                figures.matching,
+                ended + figures.lag(),
+                ended + figures.lag(),
+            ),
+            (figures.running, running, running),
+            (waiting, least, most + gone),
+        ]
     }
 }

@@ -1,6 +1,6 @@
 //! Traces that break what is promised of waiting, stopping and figures.
 
-use domain_events::StopReport;
+use domain_events::{StopReport, SubscriptionStatistics};
 
 use super::script::Script;
 use crate::model::{Ended, How, Observed};
@@ -83,4 +83,23 @@ fn n1_figures_that_do_not_add_up() {
     done().quiet(1, 1, 1).is_refused_by("N1");
     done().quiet(1, 0, 0).is_refused_by("N1");
     done().quiet(1, 0, 2).is_refused_by("N1");
+    // One is handled, and no other one is anywhere.
+    let right = SubscriptionStatistics {
+        matching: 1,
+        handled: 1,
+        ..SubscriptionStatistics::default()
+    };
+    let wrong: [fn(&mut SubscriptionStatistics); 5] = [
+        |it| it.matching = 2,
+        |it| (it.matching, it.pending) = (2, 1),
+        |it| (it.matching, it.running) = (2, 1),
+        |it| (it.matching, it.waiting) = (2, 1),
+        |it| (it.matching, it.abandoned) = (2, 1),
+    ];
+    done().quiet_with(1, 0, right.clone()).is_allowed();
+    for change in wrong {
+        let mut figures = right.clone();
+        change(&mut figures);
+        done().quiet_with(1, 0, figures).is_refused_by("N1");
+    }
 }

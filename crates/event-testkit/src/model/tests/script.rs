@@ -197,9 +197,23 @@ impl Script {
     /// Tells figures of a bus with one subscription.
     pub(super) fn quiet(self, accepted: u64, in_flight: u64, handled: u64) -> Self {
         let one = SubscriptionStatistics {
-            name: "s0".into(),
+            matching: handled,
             handled,
             ..SubscriptionStatistics::default()
+        };
+        self.quiet_with(accepted, in_flight, one)
+    }
+
+    /// Tells figures of a bus whose one subscription has these.
+    pub(super) fn quiet_with(
+        self,
+        accepted: u64,
+        in_flight: u64,
+        one: SubscriptionStatistics,
+    ) -> Self {
+        let one = SubscriptionStatistics {
+            name: "s0".into(),
+            ..one
         };
         self.note(Observed::Quiet(Box::new(BusStatistics {
             accepted,
