@@ -15,6 +15,7 @@ use crate::{
     guarded::{self, Fault, Guarded},
     off_worker,
     record::Record,
+    say::say,
     seat::Worker,
     subscribed::Subscribed,
 };
@@ -174,17 +175,13 @@ pub(crate) fn note(
     match ended {
         Ended::Failed(_, error) | Ended::Unreadable(error) => {
             meters.failed_attempts.up();
-            log::debug!(
-                "attempt failed: subscription={} event.id={} attempt={attempt}: {error}",
-                subscribed.name(),
-                envelope.id(),
-            );
+            say!(debug, "attempt failed", "subscription" = subscribed.name(),
+                "event.id" = envelope.id(), "attempt" = attempt; error);
         }
-        Ended::Skipped(reason) => log::debug!(
-            "delivery skipped: subscription={} event.id={}: {reason}",
-            subscribed.name(),
-            envelope.id(),
-        ),
+        Ended::Skipped(reason) => {
+            say!(debug, "delivery skipped", "subscription" = subscribed.name(),
+                "event.id" = envelope.id(); reason);
+        }
         Ended::Handled | Ended::Unwanted => {}
     }
     engine

@@ -13,6 +13,7 @@ use crate::{
     blocked::Stand,
     engine::Engine,
     mailboxes::{BacklogStart, MailboxId},
+    say::say,
     state::State,
     subscribed::Subscribed,
     sync::{AtomicUsize, Mutex, lock},
@@ -106,8 +107,12 @@ pub(crate) fn note(engine: &Engine, subscribed: &Arc<Subscribed>, speaks: Option
                 && engine.step(|state, after| state.trip(subscribed, after))
             {
                 let (name, pause) = (subscribed.name(), breaker.policy.pause());
-                log::warn!(
-                    "circuit breaker tripped: subscription={name} failures={failures} pause={pause:?}"
+                say!(
+                    warn,
+                    "circuit breaker tripped",
+                    "subscription" = name,
+                    "failures" = failures,
+                    "pause.ms" = pause.as_millis()
                 );
             }
         }
@@ -117,7 +122,11 @@ pub(crate) fn note(engine: &Engine, subscribed: &Arc<Subscribed>, speaks: Option
 /// Closes the breaker, as the probe was handled.
 pub(crate) fn close(engine: &Engine, subscribed: &Arc<Subscribed>) {
     engine.step(|state, after| state.close_breaker(subscribed, after));
-    log::info!("circuit breaker closed: subscription={}", subscribed.name());
+    say!(
+        info,
+        "circuit breaker closed",
+        "subscription" = subscribed.name()
+    );
 }
 
 impl State {

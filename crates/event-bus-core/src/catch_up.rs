@@ -13,6 +13,7 @@ use crate::{
     after::After,
     engine::{Engine, Stores},
     pipeline::PipelineId,
+    say::say,
     state::State,
     waiters::Wanted,
     waiting::{NoRoom, wait_for_places},
@@ -43,7 +44,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores, pipeline: PipelineI
             Ok(_) => format!("position {} is missing", through.next()),
             Err(error) => error.to_string(),
         };
-        log::error!("log not read, tried again in {AFTER_FAULT:?}: {fault}");
+        say!(error, "log not read", "after" = through, "again.in.ms" = AFTER_FAULT.as_millis(); fault);
         tokio::time::sleep(AFTER_FAULT).await;
     }
 }

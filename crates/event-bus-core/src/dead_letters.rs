@@ -19,6 +19,7 @@ use crate::{
     mailboxes::MailboxId,
     pipeline::Pipeline,
     record::{Marks, Record},
+    say::say,
     state::State,
     subscribed::Subscribed,
 };
@@ -92,19 +93,14 @@ impl DeadLetters {
 pub(crate) fn mourn(subscribed: &Subscribed, letter: &DeadLetter) {
     subscribed.meters.shared().dead.up();
     subscribed.note_dead();
-    log::warn!(
-        "dead letter: subscription={} event.id={} event.type={} attempts={} reason={}: {}",
-        letter.subscription,
-        letter.event_id(),
-        letter.event.event_type(),
-        letter.attempts,
-        letter.reason.as_str(),
-        letter.error,
-    );
+    say!(warn, "dead letter", "subscription" = letter.subscription, "event.id" = letter.event_id(),
+        "event.type" = letter.event.event_type(), "attempts" = letter.attempts,
+        "reason" = letter.reason.as_str(); letter.error);
     if subscribed.subscription.after_dead_letter() == FailurePolicy::PauseSubscription {
-        log::warn!(
-            "subscription paused by its failure policy: subscription={}",
-            letter.subscription
+        say!(
+            warn,
+            "subscription paused by its failure policy",
+            "subscription" = letter.subscription
         );
     }
 }
@@ -324,7 +320,12 @@ pub(crate) fn replay(
         return Err(LetterError::NotRunning);
     }
     engine.step(|state, after| state.replay(subscription, event, after))?;
-    log::info!("dead letter replayed: subscription={subscription} event.id={event}");
+    say!(
+        info,
+        "dead letter replayed",
+        "subscription" = subscription,
+        "event.id" = event
+    );
     Ok(())
 }
 
@@ -343,7 +344,7 @@ pub(crate) fn discard(
         state.let_go(kept, after);
         Ok(())
     })?;
-    log::info!("dead letter discarded: subscription={subscription} event.id={event}: {reason}");
+    say!(info, "dead letter discarded", "subscription" = subscription, "event.id" = event; reason);
     Ok(())
 }
 
@@ -356,7 +357,7 @@ pub(crate) fn replay_all(engine: &Engine, query: &DeadLetterQuery) -> Result<usi
         return Err(LetterError::NotRunning);
     }
     let letters = engine.step(|state, after| state.replay_all(query, after))?;
-    log::info!("dead letters replayed: {}: {query:?}", letters.len());
+    say!(info, "dead letters replayed", "letters" = letters.len(); format_args!("{query:?}"));
     Ok(letters.len())
 }
 
@@ -370,7 +371,7 @@ pub(crate) fn discard_all(
         return Err(UNSUPPORTED);
     }
     let count = engine.step(|state, after| state.discard_all(query, after));
-    log::info!("dead letters discarded: {count}: {query:?}: {reason}");
+    say!(info, "dead letters discarded", "letters" = count; format_args!("{query:?}: {reason}"));
     Ok(count)
 }
 

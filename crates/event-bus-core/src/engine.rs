@@ -19,6 +19,7 @@ use crate::{
     pipeline::PipelineId,
     processing::Processing,
     run::Run,
+    say::say,
     seat::Worker,
     state::State,
     sync::{AtomicBool, AtomicUsize, Mutex, lock},
@@ -133,10 +134,20 @@ impl Engine {
         let name = self.look(|state| state.subscriptions.name_of(pipeline));
         let name = name.as_deref().unwrap_or("default");
         if is_nearly_full {
-            log::warn!("queue above 80 %: pipeline={name} events={taken} capacity={capacity}");
+            say!(
+                warn,
+                "queue above 80 %",
+                "pipeline" = name,
+                "events" = taken,
+                "capacity" = capacity
+            );
         } else {
-            log::info!(
-                "queue below 60 % again: pipeline={name} events={taken} capacity={capacity}"
+            say!(
+                info,
+                "queue below 60 % again",
+                "pipeline" = name,
+                "events" = taken,
+                "capacity" = capacity
             );
         }
     }

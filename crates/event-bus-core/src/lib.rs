@@ -96,6 +96,8 @@ mod ashore;
 
 mod inside;
 
+mod say;
+
 mod meters;
 
 mod processing;

@@ -9,6 +9,7 @@ use crate::{
     attempt::Ended,
     guarded::{self, Fault},
     inside::BusId,
+    say::say,
     subscribed::Subscribed,
 };
 
@@ -30,9 +31,11 @@ pub(crate) async fn run(
     }
     cancellation.cancel();
     let stuck = subscribed.stuck();
-    log::warn!(
-        "blocking handler runs past its time-out of {limit:?}: subscription={}",
-        subscribed.name()
+    say!(
+        warn,
+        "blocking handler runs past its time-out",
+        "subscription" = subscribed.name(),
+        "timeout.ms" = limit.as_millis()
     );
     ended(running.await, limit).await;
     drop(stuck);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{after::After, engine::Engine, inside, state::State, subscribed::Subscribed};
+use crate::{after::After, engine::Engine, inside, say::say, state::State, subscribed::Subscribed};
 
 /// Pauses a subscription; returns after its running attempts. Whether there is one of the name.
 pub(crate) async fn pause(engine: &Engine, name: &str) -> bool {
@@ -16,7 +16,7 @@ pub(crate) async fn pause(engine: &Engine, name: &str) -> bool {
         Some(_) => {}
         None => return false,
     }
-    log::info!("subscription paused: subscription={name}");
+    say!(info, "subscription paused", "subscription" = name);
     true
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn resume(engine: &Engine, name: &str) -> bool {
         Some(())
     });
     if resumed.is_some() {
-        log::info!("subscription resumed: subscription={name}");
+        say!(info, "subscription resumed", "subscription" = name);
     }
     resumed.is_some()
 }

@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     engine::{Engine, Stores},
     lifecycle::Phase,
+    say::say,
     timers::Due,
 };
 
@@ -39,7 +40,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
         match saved {
             Ok(()) => committed(&engine, std::mem::take(&mut batch)),
             Err(ref error) if !closing => {
-                log::error!("progress not saved, tried again in {AFTER_FAULT:?}: {error}");
+                say!(error, "progress not saved", "again.in.ms" = AFTER_FAULT.as_millis(); error);
                 let _ = timeout(AFTER_FAULT, engine.lifecycle.closing()).await;
                 engine.unsaved.notify_one();
             }

@@ -17,8 +17,9 @@ pub use error::SystemError;
 
 #[doc(no_inline)]
 pub use domain_events::{
-    self, DomainEvent, Event, EventHandler, FailurePolicy, HandlerContext, HandlerError, NewEvent,
-    Ordering, Priority, Receipt, RetryPolicy, StartFrom, Subscription, Urgency,
+    self, Batch, BatchHandler, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DomainEvent, Event,
+    EventHandler, FailurePolicy, HandlerContext, HandlerError, Health, NewEvent, Ordering,
+    Priority, Receipt, RetryPolicy, StartFrom, Subscription, SubscriptionGuard, Urgency,
 };
 #[doc(no_inline)]
 pub use event_bus_core::BusConfig;

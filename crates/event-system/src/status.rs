@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use domain_events::BusStatistics;
+use domain_events::{BusStatistics, Health, HealthLimits};
 use event_store_diesel::SqliteEventStore;
 
 /// What a system is doing, at one moment.
@@ -10,6 +10,8 @@ use event_store_diesel::SqliteEventStore;
 pub struct SystemStatus {
     /// Whether it runs; else it is stopping or stopped.
     pub running: bool,
+    /// Whether it is well, and if not, why (N3).
+    pub health: Health,
     /// The file of the store; `None` for a store in memory, and for none at all.
     pub file: Option<PathBuf>,
     /// Whether events are kept by a store.
@@ -24,6 +26,7 @@ impl SystemStatus {
     pub(crate) fn of(statistics: &BusStatistics, store: Option<&SqliteEventStore>) -> Self {
         Self {
             running: statistics.running,
+            health: statistics.health(&HealthLimits::default()),
             file: store.and_then(SqliteEventStore::path).map(Into::into),
             durable: store.is_some(),
             behind: statistics.lag,
@@ -47,8 +50,8 @@ impl fmt::Display for SystemStatus {
         write!(
             f,
             "{state}, {kind}: {accepted} accepted, {recovered} recovered, {finished} finished, \
-             {in_flight} of {capacity} in flight, {} behind",
-            self.behind,
+             {in_flight} of {capacity} in flight, {} behind; {}",
+            self.behind, self.health,
         )
     }
 }

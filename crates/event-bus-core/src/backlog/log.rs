@@ -15,6 +15,7 @@ use crate::{
     dead_letters::mourn,
     engine::{Engine, Stores, discard},
     mailboxes::BacklogStart,
+    say::say,
     seat::Worker,
     state::State,
     timers::Due,
@@ -244,9 +245,8 @@ fn after_fault(engine: &Engine, start: &BacklogStart, error: &StoreError) {
         aggregate,
     } = start;
     let name = subscribed.name();
-    ::log::error!(
-        "backlog not read, tried again in {AFTER_FAULT:?}: subscription={name} aggregate={aggregate}: {error}",
-    );
+    say!(error, "backlog not read", "subscription" = name, "aggregate" = aggregate,
+        "again.in.ms" = AFTER_FAULT.as_millis(); error);
     engine.step(|state, after| {
         if let Some(pipeline) = state.pipelines.get_mut(subscribed.pipeline) {
             let mailboxes = &mut pipeline.mailboxes;

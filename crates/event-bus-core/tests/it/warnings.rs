@@ -1,9 +1,13 @@
 //! What a bus says to those who operate it.
 
-use std::sync::{Arc, Mutex, Once};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, Once},
+};
 
-use domain_events::{DomainEvent, Event, EventBus, NewEvent, Subscription};
+use domain_events::{DomainEvent, Event, EventBus, HandlerError, NewEvent, Subscription};
 use event_bus_core::{BusConfig, InMemoryEventBus};
+use log::kv::{Key, Value, VisitSource};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -13,9 +17,21 @@ struct Rung {
     bell: String,
 }
 
-static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What was said: the line, and its fields.
+static SAID: Mutex<Vec<(String, BTreeMap<String, String>)>> = Mutex::new(Vec::new());
 
 struct Listener;
+
+/// Gathers the fields of a line.
+#[derive(Default)]
+struct Fields(BTreeMap<String, String>);
+
+impl<'a> VisitSource<'a> for Fields {
+    fn visit_pair(&mut self, key: Key<'a>, value: Value<'a>) -> Result<(), log::kv::Error> {
+        self.0.insert(key.to_string(), value.to_string());
+        Ok(())
+    }
+}
 
 impl log::Log for Listener {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -23,30 +39,72 @@ impl log::Log for Listener {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        SAID.lock().unwrap().push(record.args().to_string());
+        let mut fields = Fields::default();
+        record.key_values().visit(&mut fields).unwrap();
+        let line = (record.args().to_string(), fields.0);
+        SAID.lock().unwrap().push(line);
     }
 
     fn flush(&self) {}
+}
+
+fn listen() {
+    static LISTEN: Once = Once::new();
+    LISTEN.call_once(|| {
+        log::set_logger(&Listener).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+    });
 }
 
 /// What was said of a queue of this capacity.
 fn said(capacity: usize) -> Vec<String> {
     let of = format!("capacity={capacity}");
     let all = SAID.lock().unwrap();
-    all.iter()
-        .filter(|line| line.ends_with(&of))
-        .cloned()
-        .collect()
+    let lines = all.iter().map(|(line, _)| line);
+    lines.filter(|line| line.ends_with(&of)).cloned().collect()
+}
+
+/// Each line names what it is about in its text and in its fields, and none holds a payload.
+#[tokio::test]
+async fn a_line_names_its_subscription_and_its_event_once_more_as_fields() {
+    listen();
+    let bus = InMemoryEventBus::new(BusConfig::default()).unwrap();
+    let fails = |_: Event<Rung>, _| async { Err(HandlerError::permanent("it is cracked")) };
+    bus.subscribe(Subscription::from_fn("listens", fails))
+        .await
+        .unwrap();
+    bus.start().await.unwrap();
+    let bell = "a bell that is nobody's business".to_owned();
+    let published = bus.publish(NewEvent::new(Rung { bell })).await.unwrap();
+    bus.wait_idle().await.unwrap();
+    assert!(bus.pause("listens").await);
+    let all = SAID.lock().unwrap();
+    let of = |(_, fields): &&(String, BTreeMap<String, String>)| {
+        fields.get("subscription").is_some_and(|it| it == "listens")
+    };
+    let lines: Vec<_> = all.iter().filter(of).collect();
+    let texts: Vec<_> = lines.iter().map(|(text, _)| &**text).collect();
+    let id = published.event_id();
+    let failed =
+        format!("attempt failed: subscription=listens event.id={id} attempt=1: it is cracked");
+    let dead = format!(
+        "dead letter: subscription=listens event.id={id} event.type=warnings.rung attempts=1 \
+         reason=permanent: it is cracked"
+    );
+    let paused = "subscription paused: subscription=listens";
+    assert_eq!(texts, [&*failed, &*dead, paused]);
+    let fields = &lines[1].1;
+    assert_eq!(
+        (&*fields["event.id"], &*fields["attempts"]),
+        (&*id.to_string(), "1")
+    );
+    assert!(!format!("{all:?}").contains("nobody's business"));
 }
 
 /// B1: one warning when 80 % is passed and one line when it is over, never one an event.
 #[tokio::test]
 async fn a_queue_that_is_nearly_full_says_so_once() {
-    static LISTEN: Once = Once::new();
-    LISTEN.call_once(|| {
-        log::set_logger(&Listener).unwrap();
-        log::set_max_level(log::LevelFilter::Info);
-    });
+    listen();
     let gate = Arc::new(Semaphore::new(0));
     let config = BusConfig {
         capacity: 137,
