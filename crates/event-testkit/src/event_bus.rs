@@ -190,6 +190,7 @@ macro_rules! event_bus_conformance {
             l2_a_stop_waits_for_retries_that_are_due
             f8_the_handler_is_left_alone_between_probes
             f8_only_failures_in_a_row_trip
+            f8_whatever_comes_next_is_the_probe
             d9_a_batch_lingers_as_long_as_it_is_told
             n2_ages_are_told
             l5_at_rest_nothing_wakes
@@ -287,6 +288,7 @@ macro_rules! event_bus_conformance {
                 f1_a_batch_that_fails_as_a_whole_is_tried_again
                 p9_each_item_of_a_batch_publishes_for_itself
                 d10_a_batch_holds_what_the_filter_lets_pass
+                d9_nothing_is_handed_over_behind_what_cannot_be_looked_at
                 d2_order_holds_in_batches_with_failures_by_chance
                 l4_a_batch_subscription_rests_and_goes
                 a_batch_that_cannot_work_is_refused;

@@ -258,6 +258,31 @@ pub async fn d10_a_batch_holds_what_the_filter_lets_pass(harness: &dyn BusHarnes
     assert_eq!((figures.handled, figures.skipped), (3, 5));
 }
 
+/// D9, F1: what waits behind an event whose filter panics is not in the batch either.
+pub async fn d9_nothing_is_handed_over_behind_what_cannot_be_looked_at(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 1);
+    let (journal, looked) = (Journal::default(), Arc::new(Semaphore::new(1)));
+    let batches = answering("batches", 10, &journal, |_, _| Ok(()))
+        .filter(move |event: &Noted| {
+            let first = event.number == 1 && looked.try_acquire().map(|it| it.forget()).is_ok();
+            assert!(!first, "the first look");
+            true
+        })
+        .retry(quick_retries(2));
+    started(&bus, [batches]).await;
+    let events = [("a", 0), ("a", 1), ("b", 10), ("a", 2)];
+    let events = events.map(|(aggregate, number)| noted(aggregate, number));
+    bus.publish_all(events.into()).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.of("batches"), [0, 10, 1, 2]);
+    let figures = bus.statistics().of("batches").unwrap().clone();
+    assert_eq!(
+        (figures.handled, figures.failed_attempts),
+        (4, 1),
+        "{figures:?}"
+    );
+}
+
 /// D2: with any number of workers and failures by chance, each aggregate's events are handled once, in
 /// their order, and never in two batches at a time.
 pub async fn d2_order_holds_in_batches_with_failures_by_chance(harness: &dyn BusHarness) {
