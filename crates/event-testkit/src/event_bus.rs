@@ -191,6 +191,7 @@ macro_rules! event_bus_conformance {
             f8_the_handler_is_left_alone_between_probes
             f8_only_failures_in_a_row_trip
             f8_whatever_comes_next_is_the_probe
+            f8_a_batch_is_one_failure
             d9_a_batch_lingers_as_long_as_it_is_told
             n2_ages_are_told
             l5_at_rest_nothing_wakes
@@ -363,6 +364,7 @@ macro_rules! event_bus_conformance {
             figures:
                 n1_each_delivery_is_in_one_place
                 n1_what_rests_is_counted_where_it_rests
+                n1_a_letter_of_one_that_has_gone_is_counted_where_it_comes
                 n2_figures_are_told_of_each_and_of_all
                 n3_health_says_what_is_wrong;
         }

@@ -127,6 +127,30 @@ async fn p4_who_waits_for_room_is_not_let_in_once_a_stop_has_begun() {
     assert_eq!(began.load(SeqCst), 1);
 }
 
+#[tokio::test]
+async fn l4_a_guard_that_is_dropped_while_the_bus_starts_removes_its_subscription() {
+    let bus = bus(10, 1);
+    let handler = |_: Event<Rung>, _: HandlerContext| async { Ok(()) };
+    let subscribe = |name: &str| bus.subscribe_guarded(Subscription::from_fn(name, handler));
+    let (goes, stays) = (
+        subscribe("goes").await.unwrap(),
+        subscribe("stays").await.unwrap(),
+    );
+    let mut start = Box::pin(bus.start());
+    assert!(is_pending(&mut start).await);
+    drop(goes);
+    soon(start).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    let names: Vec<_> = bus
+        .statistics()
+        .subscriptions
+        .into_iter()
+        .map(|it| it.name)
+        .collect();
+    assert_eq!(names, ["stays".into()]);
+    stays.keep();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 10)]
 async fn l2_handlers_that_block_outlive_the_stop_and_nothing_follows_them() {
     let (began, followed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -154,6 +154,29 @@ pub async fn n1_what_rests_is_counted_where_it_rests(harness: &dyn BusHarness) {
     assert_eq!(figures.dead_letters, 0);
 }
 
+/// N1: a letter of one that has gone is delivered to whoever has its name now, and counted there.
+pub async fn n1_a_letter_of_one_that_has_gone_is_counted_where_it_comes(harness: &dyn BusHarness) {
+    if left_out(harness.abilities().replay, "replay") {
+        return;
+    }
+    let bus = harness.bus(100, 1);
+    let journal = Journal::default();
+    let dies = answering("one", &journal, |_, _| {
+        Err(HandlerError::permanent("never"))
+    });
+    started(&bus, [dies]).await;
+    let event = bus.publish(noted("a", 0)).await.unwrap().event_id();
+    soon(bus.wait_idle()).await.unwrap();
+    assert!(soon(bus.unsubscribe("one")).await);
+    bus.subscribe(journal_of("one", &journal)).await.unwrap();
+    bus.replay("one", event).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    let figures = bus.statistics();
+    assert_adds_up(&figures);
+    let one = of(&figures, "one");
+    assert_eq!((one.matching, one.handled, one.dead), (1, 1, 0), "{one:?}");
+}
+
 /// N2: figures are told for each pipeline and each subscription, and over all.
 pub async fn n2_figures_are_told_of_each_and_of_all(harness: &dyn BusHarness) {
     let bus = harness.bus(50, 3);

@@ -404,6 +404,7 @@ pub async fn f8_only_failures_in_a_row_trip(harness: &dyn BusHarness) {
     }
     let figures = bus.statistics().of("breaks").unwrap().clone();
     assert_eq!((figures.dead, figures.handled, figures.retries), (3, 4, 2));
+    assert_times(&times.millis(2), &[100, 200]);
     // Two in a row; what is published then waits for the probe.
     let beginning = Instant::now();
     for number in [4, 5] {
@@ -453,6 +454,43 @@ pub async fn f8_whatever_comes_next_is_the_probe(harness: &dyn BusHarness) {
     let figures = figures();
     assert_eq!((figures.dead, figures.handled), (3, 2), "{figures:?}");
     assert!(!figures.is_tripped);
+}
+
+/// F8, D9: a batch that fails as a whole is one failure, and one that is handled in part is none.
+pub async fn f8_a_batch_is_one_failure(harness: &dyn BusHarness) {
+    let (times, second) = (Times::new(), Duration::from_secs(1));
+    let well_at = times.beginning + second * 10;
+    let bus = harness.bus(100, 1);
+    let handler = move |batch: Batch<Noted>| {
+        let mut verdicts = BatchVerdicts::all_handled();
+        for (place, (event, _)) in batch.iter().enumerate() {
+            if event.number > 0 && Instant::now() < well_at {
+                verdicts.fail(place, HandlerError::transient("no"));
+            }
+        }
+        std::future::ready(Ok(verdicts))
+    };
+    let batches = Subscription::from_batch_fn("batches", 10, handler)
+        .retry(exact().base(second * 20).cap(second * 20))
+        .circuit_breaker(CircuitBreaker::new(2, second));
+    started(&bus, [batches]).await;
+    let is_tripped = || bus.statistics().of("batches").unwrap().is_tripped;
+    let publish = async |numbers: &[u64]| {
+        let of = |&number| noted(format!("a{number}"), number);
+        bus.publish_all(numbers.iter().map(of).collect())
+            .await
+            .unwrap();
+        sleep(second / 10).await;
+    };
+    for numbers in [&[1, 2, 3, 4][..], &[5, 0, 6], &[7, 8]] {
+        publish(numbers).await;
+        assert!(!is_tripped(), "{numbers:?}");
+    }
+    publish(&[9]).await;
+    assert!(is_tripped());
+    soon(bus.wait_idle()).await.unwrap();
+    assert!(!is_tripped());
+    assert_eq!(bus.statistics().of("batches").unwrap().handled, 10);
 }
 
 /// D9: a batch waits for company only where it is told to, no longer than told, and no more once it is
