@@ -6,6 +6,9 @@ pub use bus::InMemoryEventBus;
 mod config;
 pub use config::BusConfig;
 
+#[cfg(feature = "metrics")]
+pub mod metrics;
+
 // The way of an event, in its order.
 
 mod publish;

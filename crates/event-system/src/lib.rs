@@ -23,6 +23,9 @@ pub use domain_events::{
 };
 #[doc(no_inline)]
 pub use event_bus_core::BusConfig;
+#[cfg(feature = "metrics")]
+#[doc(no_inline)]
+pub use event_bus_core::metrics;
 #[doc(no_inline)]
 pub use event_store_diesel::SqliteOptions;
 
