@@ -38,6 +38,11 @@ impl Rest {
         self.pauses += 1;
         self.perhaps = true;
         self.surely |= is_exact && self.resuming.is_empty();
+        if !is_exact {
+            // It takes effect at some moment after the attempt, perhaps after a resume: a call that never
+            // returns, as far as anybody can tell.
+            self.pausing.push((usize::MAX, self.resumes));
+        }
     }
 }
 
