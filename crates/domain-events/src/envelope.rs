@@ -20,6 +20,7 @@ pub struct EventMetadata {
 }
 
 /// An event with everything known about it. It never changes once it is published.
+#[derive(Clone)]
 pub struct EventEnvelope {
     id: EventId,
     event_type: Name,
@@ -70,13 +71,11 @@ impl EventEnvelope {
         }
     }
 
-    /// Notes where the log has put the event.
+    /// Notes where the log has put the event; in place where nobody else holds it.
     #[must_use]
-    pub fn with_recorded(self, recorded: Recorded) -> Self {
-        Self {
-            recorded: Some(recorded),
-            ..self
-        }
+    pub fn with_recorded(mut self: Arc<Self>, recorded: Recorded) -> Arc<Self> {
+        Arc::make_mut(&mut self).recorded = Some(recorded);
+        self
     }
 
     /// The event's id.
@@ -171,21 +170,13 @@ impl fmt::Debug for EventEnvelope {
 ///
 /// Every `DomainEvent` is one by `into()`; what is not said is filled in at the publishing.
 pub struct NewEvent {
-    id: Option<EventId>,
-    correlation_id: Option<CorrelationId>,
-    causation_id: Option<EventId>,
-    entries: BTreeMap<String, String>,
-    occurred_at: Option<Timestamp>,
-    urgency: Urgency,
-    expected: ExpectedVersion,
-    event_type: &'static str,
-    schema_version: u32,
-    aggregate: AggregateRef,
-    payload: Payload,
+    /// The envelope to be; what is not given is not to be read.
+    envelope: Arc<EventEnvelope>,
+    given: Given,
 }
 
 /// What of an event its publisher gave, so that a bus can give the event back as it was.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Given {
     id: bool,
     correlation_id: bool,
@@ -196,89 +187,95 @@ pub struct Given {
 impl NewEvent {
     /// `event`, with everything else left to be filled in.
     pub fn new<E: DomainEvent>(event: E) -> Self {
-        Self {
-            id: None,
-            correlation_id: None,
-            causation_id: None,
-            entries: BTreeMap::new(),
-            occurred_at: None,
-            urgency: E::URGENCY,
-            expected: ExpectedVersion::Any,
-            event_type: E::EVENT_TYPE,
+        let nobody = EventId::from_bytes([0; 16]);
+        let envelope = EventEnvelope {
+            id: nobody,
+            event_type: Name::Static(E::EVENT_TYPE),
             schema_version: E::SCHEMA_VERSION,
             aggregate: AggregateRef::of_static(E::AGGREGATE_TYPE, &event.aggregate_id()),
+            urgency: E::URGENCY,
+            metadata: EventMetadata {
+                correlation_id: nobody.into(),
+                causation_id: None,
+                entries: BTreeMap::new(),
+            },
+            occurred_at: Timestamp::from_micros(0),
+            recorded: None,
+            damaged: false,
             payload: Payload::typed(Arc::new(event)),
+        };
+        Self {
+            envelope: Arc::new(envelope),
+            given: Given::default(),
         }
+    }
+
+    /// Changes the envelope to be, which nobody else holds yet.
+    fn with(mut self, change: impl FnOnce(&mut EventEnvelope)) -> Self {
+        change(Arc::make_mut(&mut self.envelope));
+        self
     }
 
     /// Gives the event's id: publishing the same event again finds it in the log (P6).
     #[must_use]
-    pub fn id(self, id: EventId) -> Self {
-        Self {
-            id: Some(id),
-            ..self
-        }
+    pub fn id(mut self, id: EventId) -> Self {
+        self.given.id = true;
+        self.with(|it| it.id = id)
     }
 
     /// Makes the event part of a chain.
     #[must_use]
-    pub fn correlation_id(self, id: CorrelationId) -> Self {
-        Self {
-            correlation_id: Some(id),
-            ..self
-        }
+    pub fn correlation_id(mut self, id: CorrelationId) -> Self {
+        self.given.correlation_id = true;
+        self.with(|it| it.metadata.correlation_id = id)
     }
 
     /// Names the event that this one follows from.
     #[must_use]
     pub fn causation_id(self, id: EventId) -> Self {
-        Self {
-            causation_id: Some(id),
-            ..self
-        }
+        self.with(|it| it.metadata.causation_id = Some(id))
     }
 
     /// Adds a free entry to the metadata.
     #[must_use]
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.entries.insert(key.into(), value.into());
-        self
+    pub fn metadata(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let (key, value) = (key.into(), value.into());
+        self.with(|it| drop(it.metadata.entries.insert(key, value)))
     }
 
     /// Gives the moment at which the event happened, where that is not now.
     #[must_use]
-    pub fn occurred_at(self, at: Timestamp) -> Self {
-        Self {
-            occurred_at: Some(at),
-            ..self
-        }
+    pub fn occurred_at(mut self, at: Timestamp) -> Self {
+        self.given.occurred_at = true;
+        self.with(|it| it.occurred_at = at)
     }
 
     /// Overrides the urgency of the event's type (D5).
     #[must_use]
     pub fn urgency(self, urgency: Urgency) -> Self {
-        Self { urgency, ..self }
+        self.with(|it| it.urgency = urgency)
     }
 
     /// Requires something of the aggregate's history (P6).
     #[must_use]
-    pub fn expect(self, expected: ExpectedVersion) -> Self {
-        Self { expected, ..self }
+    pub fn expect(mut self, expected: ExpectedVersion) -> Self {
+        self.given.expected = expected;
+        self
     }
 
     /// What the event requires of its aggregate's history.
     pub fn expected(&self) -> ExpectedVersion {
-        self.expected
+        self.given.expected
     }
 
     /// The event's type.
-    pub fn event_type(&self) -> &'static str {
-        self.event_type
+    pub fn event_type(&self) -> &str {
+        self.envelope.event_type()
     }
 
     /// The aggregate that raised the event.
     pub fn aggregate(&self) -> &AggregateRef {
-        &self.aggregate
+        &self.envelope.aggregate
     }
 
     /// Checks the names of the event's type and of its aggregate's type.
@@ -286,8 +283,8 @@ impl NewEvent {
     /// # Errors
     /// When one is empty or over 255 bytes.
     pub fn check(&self) -> Result<(), ConfigError> {
-        check_name("EVENT_TYPE", self.event_type)?;
-        check_name("AGGREGATE_TYPE", self.aggregate.aggregate_type())
+        check_name("EVENT_TYPE", self.event_type())?;
+        check_name("AGGREGATE_TYPE", self.aggregate().aggregate_type())
     }
 
     /// Checks that the event, read back from its JSON, is what it was (D11): it is written, read and
@@ -296,81 +293,49 @@ impl NewEvent {
     /// # Errors
     /// Where it is not, or cannot be written or read.
     pub fn check_faithful(&self) -> Result<(), UnfaithfulError> {
-        self.payload.check_faithful(self.event_type)
+        self.envelope.payload.check_faithful(self.event_type())
     }
 
     /// Fills in what an event published by a handler inherits from the one handled (P9).
-    pub(crate) fn caused_by(self, cause: &EventEnvelope, id: EventId) -> Self {
-        Self {
-            id: self.id.or(Some(id)),
-            correlation_id: self.correlation_id.or(Some(cause.metadata.correlation_id)),
-            causation_id: self.causation_id.or(Some(cause.id)),
-            ..self
-        }
+    pub(crate) fn caused_by(mut self, cause: &EventEnvelope, id: EventId) -> Self {
+        let given = self.given;
+        (self.given.id, self.given.correlation_id) = (true, true);
+        self.with(|it| {
+            if !given.id {
+                it.id = id;
+            }
+            if !given.correlation_id {
+                it.metadata.correlation_id = cause.metadata.correlation_id;
+            }
+            it.metadata.causation_id.get_or_insert(cause.id);
+        })
     }
 
     /// What of the event was given and not left to be filled in; for buses.
     pub fn given(&self) -> Given {
-        Given {
-            id: self.id.is_some(),
-            correlation_id: self.correlation_id.is_some(),
-            occurred_at: self.occurred_at.is_some(),
-            expected: self.expected,
-        }
+        self.given
     }
 
     /// The event as it was before it was [sealed](Self::seal); for buses, which give events back.
-    /// `None` where somebody else holds the envelope.
-    pub fn unseal(envelope: Arc<EventEnvelope>, given: Given) -> Option<Self> {
-        let EventEnvelope {
-            id,
-            event_type: Name::Static(event_type),
-            schema_version,
-            aggregate,
-            urgency,
-            metadata,
-            occurred_at,
-            payload,
-            ..
-        } = Arc::into_inner(envelope)?
-        else {
-            return None;
-        };
-        Some(Self {
-            id: given.id.then_some(id),
-            correlation_id: given.correlation_id.then_some(metadata.correlation_id),
-            causation_id: metadata.causation_id,
-            entries: metadata.entries,
-            occurred_at: given.occurred_at.then_some(occurred_at),
-            urgency,
-            expected: given.expected,
-            event_type,
-            schema_version,
-            aggregate,
-            payload,
-        })
+    pub fn unseal(envelope: Arc<EventEnvelope>, given: Given) -> Self {
+        Self { envelope, given }
     }
 
     /// The envelope of the event, everything left open filled in; not yet recorded.
-    pub fn seal(self) -> EventEnvelope {
-        let now = Timestamp::now();
-        let id = self.id.unwrap_or_else(|| EventId::fresh(now));
-        EventEnvelope {
-            id,
-            event_type: Name::Static(self.event_type),
-            schema_version: self.schema_version,
-            aggregate: self.aggregate,
-            urgency: self.urgency,
-            metadata: EventMetadata {
-                correlation_id: self.correlation_id.unwrap_or_else(|| id.into()),
-                causation_id: self.causation_id,
-                entries: self.entries,
-            },
-            occurred_at: self.occurred_at.unwrap_or(now),
-            recorded: None,
-            damaged: false,
-            payload: self.payload,
+    pub fn seal(mut self) -> Arc<EventEnvelope> {
+        let (now, given) = (Timestamp::now(), self.given);
+        let envelope = Arc::make_mut(&mut self.envelope);
+        if !given.id {
+            envelope.id = EventId::fresh(now);
         }
+        if !given.correlation_id {
+            envelope.metadata.correlation_id = envelope.id.into();
+        }
+        if !given.occurred_at {
+            envelope.occurred_at = now;
+        }
+        envelope.aggregate.hash_once();
+        self.envelope
     }
 }
 
@@ -383,8 +348,8 @@ impl<E: DomainEvent> From<E> for NewEvent {
 impl fmt::Debug for NewEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewEvent")
-            .field("event_type", &self.event_type)
-            .field("aggregate", &self.aggregate)
+            .field("event_type", &self.event_type())
+            .field("aggregate", self.aggregate())
             .finish_non_exhaustive()
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{self, AtomicU64},
     },
 };
@@ -169,10 +170,11 @@ impl Name {
 }
 
 /// An aggregate: its type and its id.
-#[derive(Clone)]
 pub struct AggregateRef {
     aggregate_type: Name,
     id: Arc<str>,
+    /// The hash of both, 0 where nobody has asked for it yet.
+    hash: AtomicU64,
 }
 
 impl AggregateRef {
@@ -181,6 +183,7 @@ impl AggregateRef {
         Self {
             aggregate_type: Name::Shared(aggregate_type.into()),
             id: id.into(),
+            hash: AtomicU64::new(0),
         }
     }
 
@@ -188,6 +191,7 @@ impl AggregateRef {
         Self {
             aggregate_type: Name::Static(aggregate_type),
             id: id.into(),
+            hash: AtomicU64::new(0),
         }
     }
 
@@ -199,6 +203,31 @@ impl AggregateRef {
     /// The aggregate's id, unique within its type.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The hash of type and id, worked out when first asked for: whoever asks before a lock is taken
+    /// saves that to those who wait for the lock. Nobody outside the process can know it, so nobody can
+    /// choose ids that share one.
+    pub(crate) fn hash_once(&self) -> u64 {
+        static KEYS: OnceLock<RandomState> = OnceLock::new();
+        let known = self.hash.load(atomic::Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        let both = (&*self.id, self.aggregate_type());
+        let hash = KEYS.get_or_init(RandomState::new).hash_one(both).max(1);
+        self.hash.store(hash, atomic::Ordering::Relaxed);
+        hash
+    }
+}
+
+impl Clone for AggregateRef {
+    fn clone(&self) -> Self {
+        Self {
+            aggregate_type: self.aggregate_type.clone(),
+            id: Arc::clone(&self.id),
+            hash: AtomicU64::new(self.hash.load(atomic::Ordering::Relaxed)),
+        }
     }
 }
 
@@ -212,8 +241,7 @@ impl Eq for AggregateRef {}
 
 impl std::hash::Hash for AggregateRef {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
-        self.aggregate_type().hash(state);
+        state.write_u64(self.hash_once());
     }
 }
 

@@ -81,6 +81,7 @@ pub enum DecodeError {
 }
 
 /// Content of an event.
+#[derive(Clone)]
 pub(crate) struct Payload {
     typed: OnceLock<Typed>,
     json: OnceLock<Box<[u8]>>,

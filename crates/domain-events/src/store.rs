@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Append {
     /// The event, sealed and not yet recorded.
-    pub event: EventEnvelope,
+    pub event: Arc<EventEnvelope>,
     /// What it requires of its aggregate's history.
     pub expected: ExpectedVersion,
 }

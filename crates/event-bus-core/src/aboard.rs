@@ -261,8 +261,8 @@ impl State {
                 let began = clock.checked_sub(now.since(waiting.first_attempt_at));
                 entry = entry.attempted(waiting.attempts, began.unwrap_or(clock));
                 delay = waiting.due_at.since(now);
-                subscribed.matching.up();
-                subscribed.left.up();
+                subscribed.steps.matching.up();
+                subscribed.steps.left.up();
             }
             pipeline.mailboxes.block(mailbox, entry);
             after.due.push(Due::after(delay, mailbox, &subscribed));

@@ -216,7 +216,7 @@ impl State {
         let pipeline = self.pipelines.get_mut(id)?;
         let cursor = pipeline.cursor.as_mut()?;
         let has_room = !targets.is_empty();
-        targets.iter().for_each(|target| target.matching.up());
+        targets.iter().for_each(|target| target.steps.matching.up());
         let marks = Marks {
             has_room,
             may_be_repeat: position <= cursor.repeats_through,

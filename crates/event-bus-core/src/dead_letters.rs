@@ -218,7 +218,7 @@ impl State {
         if by.as_ptr() == Arc::as_ptr(&subscribed) {
             subscribed.meters.shared().replayed.up();
         } else {
-            subscribed.matching.up();
+            subscribed.steps.matching.up();
         }
         let envelope = letter.event;
         self.figures.taken_up(false, true);

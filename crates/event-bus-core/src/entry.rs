@@ -12,7 +12,7 @@ use crate::{
     pipeline::PipelineId,
     record::{Marks, Record},
     state::State,
-    subscriptions::{Subscriptions, Targets},
+    subscriptions::{Route, Subscriptions, Targets},
     sync::AtomicUsize,
     waiters::{Arriving, Wanted},
 };
@@ -42,7 +42,13 @@ pub(crate) enum Entry {
 
 impl State {
     /// Takes volatile events in, all or none, where there is room for them.
-    pub(crate) fn enter(&mut self, events: Vec<Arriving>, way: Way, after: &mut After) -> Entry {
+    pub(crate) fn enter(
+        &mut self,
+        events: Vec<Arriving>,
+        way: Way,
+        now: Instant,
+        after: &mut After,
+    ) -> Entry {
         if self.is_closed || (self.is_stopping && way != Way::Inside) {
             after.dropped.push(Box::new(events));
             return Entry::Closed;
@@ -71,7 +77,7 @@ impl State {
             Some(room.capacity())
         });
         match full {
-            None => Entry::In(self.accept_all(events, after)),
+            None => Entry::In(self.accept_all(events, now, after)),
             Some(capacity) if way == Way::Wait => {
                 let ticket = self.waiters.push(needs, Wanted::Events(events));
                 Entry::Waits(ticket, capacity)
@@ -80,11 +86,25 @@ impl State {
         }
     }
 
-    pub(crate) fn accept_all(&mut self, events: Vec<Arriving>, after: &mut After) -> Vec<Receipt> {
-        let now = Instant::now();
+    /// Takes events in that are accepted as of `now`.
+    pub(crate) fn accept_all(
+        &mut self,
+        events: Vec<Arriving>,
+        now: Instant,
+        after: &mut After,
+    ) -> Vec<Receipt> {
+        // Events that come together are mostly of one type, and go one way.
+        let mut way: Option<(Arc<EventEnvelope>, Route)> = None;
         let accept = |Arriving { envelope, .. }: Arriving| {
-            let id = envelope.id();
-            Receipt::new(id, None, false, self.accept(&envelope, now, after))
+            let (id, name) = (envelope.id(), envelope.event_type());
+            let route = match &way {
+                Some((like, route)) if like.event_type() == name => route,
+                _ => {
+                    let route = Arc::clone(self.subscriptions.route(name));
+                    &way.insert((Arc::clone(&envelope), route)).1
+                }
+            };
+            Receipt::new(id, None, false, self.accept(&envelope, route, now, after))
         };
         events.into_iter().map(accept).collect()
     }
@@ -94,18 +114,17 @@ impl State {
     fn accept(
         &mut self,
         envelope: &Arc<EventEnvelope>,
+        route: &Route,
         now: Instant,
         after: &mut After,
     ) -> Arc<dyn Handling> {
         let Self {
             bus,
-            subscriptions,
             pipelines,
             figures,
             ..
         } = self;
         figures.accepted += 1;
-        let route = subscriptions.route(envelope.event_type());
         if route.is_empty() {
             figures.finished += 1;
             after.dropped.push(Box::new(Arc::clone(envelope)));
@@ -119,7 +138,7 @@ impl State {
         };
         let mut put = |(id, targets): &(PipelineId, _)| {
             let (envelope, targets): (_, Targets) = (Arc::clone(envelope), Arc::clone(targets));
-            targets.iter().for_each(|target| target.matching.up());
+            targets.iter().for_each(|target| target.steps.matching.up());
             let record = Record::new(*bus, envelope, targets, now, marks);
             let record = Arc::new(record.shared(shared.clone()));
             if let Some(pipeline) = pipelines.get_mut(*id) {

@@ -6,6 +6,8 @@ use domain_events::{
     BoxFuture, ExpectedVersion, HandlerPublisher, NewEvent, PublishError, Receipt, UnfaithfulError,
 };
 
+use tokio::time::Instant;
+
 use crate::{
     admission::Needs,
     append::append,
@@ -99,7 +101,8 @@ async fn enter(
         NoRoom::Wait | NoRoom::WaitFor(_) => Way::Wait,
     };
     let events = events.into_iter().map(Arriving::new).collect();
-    match engine.step(|state, after| state.enter(events, way, after)) {
+    let now = Instant::now();
+    match engine.step(|state, after| state.enter(events, way, now, after)) {
         Entry::In(receipts) => Ok(receipts),
         Entry::Full(capacity, events) => Err(full(capacity, events)),
         Entry::TooLarge(capacity) => Err(PublishError::BatchTooLarge { batch, capacity }),
@@ -119,6 +122,6 @@ async fn enter(
 }
 
 fn full(capacity: usize, events: Vec<Arriving>) -> PublishError {
-    let events = events.into_iter().filter_map(Arriving::give_back).collect();
+    let events = events.into_iter().map(Arriving::give_back).collect();
     PublishError::Full { capacity, events }
 }

@@ -91,7 +91,7 @@ fn figures(state: &State, subscribed: &Subscribed, waits: Waits) -> Subscription
     let dead = meters.sum(|set| &set.dead);
     let mut figures = SubscriptionStatistics {
         name: Arc::clone(subscribed.name()),
-        matching: subscribed.matching.get(),
+        matching: subscribed.steps.matching.get(),
         handled: meters.sum(|set| &set.handled),
         skipped: meters.sum(|set| &set.skipped),
         dead: dead.saturating_sub(meters.sum(|set| &set.replayed)),
@@ -193,7 +193,7 @@ impl Unfinished {
         self.0
             .entry(Arc::as_ptr(subscribed))
             .or_insert_with(|| Waits {
-                blocked: subscribed.left.get(),
+                blocked: subscribed.steps.left.get(),
                 ..Waits::default()
             })
     }
@@ -201,7 +201,7 @@ impl Unfinished {
     fn of_one(&self, subscribed: &Arc<Subscribed>) -> Waits {
         let known = self.0.get(&Arc::as_ptr(subscribed)).copied();
         known.unwrap_or_else(|| Waits {
-            blocked: subscribed.left.get(),
+            blocked: subscribed.steps.left.get(),
             ..Waits::default()
         })
     }

@@ -17,6 +17,16 @@ use crate::{
     sync::{AtomicBool, AtomicUsize},
 };
 
+/// What steps of the bus count; as far from what the workers look at as processors fetch memory at a time.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Steps {
+    /// Events that were taken in and are of the type subscribed to.
+    pub(crate) matching: Counter,
+    /// Deliveries that are left to the log.
+    pub(crate) left: Counter,
+}
+
 /// A subscription of a bus, with its figures.
 pub(crate) struct Subscribed {
     pub(crate) subscription: Subscription,
@@ -24,10 +34,7 @@ pub(crate) struct Subscribed {
     pub(crate) id: Option<SubscriptionId>,
     pub(crate) pipeline: PipelineId,
     pub(crate) meters: Meters,
-    /// Events that were taken in and are of its type; counted in steps of the bus only.
-    pub(crate) matching: Counter,
-    /// Deliveries that are left to the log.
-    pub(crate) left: Counter,
+    pub(crate) steps: Steps,
     pub(crate) breaker: Option<Breaker>,
     /// The name once more for each worker: the count of those who hold one is passed around else.
     names: Box<[Arc<str>]>,
@@ -58,8 +65,7 @@ impl Subscribed {
         let names = (0..meters.sets()).map(|_| Arc::from(&**subscription.name()));
         Arc::new(Self {
             names: names.collect(),
-            matching: Counter::default(),
-            left: Counter::default(),
+            steps: Steps::default(),
             last_dead: std::sync::Mutex::default(),
             breaker: subscription.breaker().map(Breaker::new),
             subscription,

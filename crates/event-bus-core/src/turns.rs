@@ -136,7 +136,7 @@ impl State {
             record.rest(target, Rest::Paused);
             after.tell(Arc::clone(record));
         }
-        record.targets[target].left.up();
+        record.targets[target].steps.left.up();
         if record.leave(target) {
             self.finish(id, record, after);
             self.admit(after);

@@ -23,13 +23,13 @@ impl Arriving {
     pub(crate) fn new(event: NewEvent) -> Self {
         let given = event.given();
         Self {
-            envelope: Arc::new(event.seal()),
+            envelope: event.seal(),
             given,
         }
     }
 
     /// The event as its publisher has given it.
-    pub(crate) fn give_back(self) -> Option<NewEvent> {
+    pub(crate) fn give_back(self) -> NewEvent {
         NewEvent::unseal(self.envelope, self.given)
     }
 }

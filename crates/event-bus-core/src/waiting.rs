@@ -7,6 +7,7 @@ use std::{
 };
 
 use domain_events::{NewEvent, PublishError};
+use tokio::time::Instant;
 
 use crate::{
     admission::Needs,
@@ -253,7 +254,9 @@ impl State {
             self.give_back(&waiter.take_held());
             let wanted = std::mem::replace(&mut waiter.wanted, Wanted::Places);
             let entered = match wanted {
-                Wanted::Events(events) => Entered::Events(self.accept_all(events, after)),
+                Wanted::Events(events) => {
+                    Entered::Events(self.accept_all(events, Instant::now(), after))
+                }
                 Wanted::Places | Wanted::PlacesOrLog => {
                     self.take_places(&waiter.needs);
                     Entered::Places

@@ -21,7 +21,7 @@ use crate::{
 /// An event whose payload and metadata are encoded.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) event: EventEnvelope,
+    pub(crate) event: Arc<EventEnvelope>,
     expected: ExpectedVersion,
     metadata: Option<String>,
 }
@@ -183,7 +183,7 @@ fn appended(batch: Vec<Prepared>, slots: Vec<Slot>) -> Vec<Appended> {
     let mut all: Vec<Appended> = Vec::with_capacity(batch.len());
     for (Prepared { event, .. }, slot) in batch.into_iter().zip(slots) {
         let (event, already_there) = match slot {
-            Slot::New(recorded) => (Arc::new(event.with_recorded(recorded)), false),
+            Slot::New(recorded) => (event.with_recorded(recorded), false),
             Slot::There(found) => (Arc::new(*found), true),
             Slot::Twin(first) => (Arc::clone(&all[first].event), true),
         };

@@ -143,7 +143,7 @@ impl RecordingBus {
             drop(state);
             return Err(error(events));
         }
-        let sealed = events.into_iter().map(|event| Arc::new(event.seal()));
+        let sealed = events.into_iter().map(NewEvent::seal);
         let envelopes: Vec<_> = sealed.collect();
         state.accepted += envelopes.len() as u64;
         if !state.is_disabled {

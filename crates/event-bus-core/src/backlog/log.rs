@@ -107,8 +107,8 @@ async fn deliver(
     };
     if here.first.attempts == 0 && position <= here.uncounted {
         engine.step(|_, _| {
-            subscribed.matching.up();
-            subscribed.left.up();
+            subscribed.steps.matching.up();
+            subscribed.steps.left.up();
         });
     }
     let made = make(engine, worker, start, here.first, given).await;
@@ -153,7 +153,7 @@ async fn deliver(
         }
     };
     engine.step(|state, after| {
-        subscribed.left.down();
+        subscribed.steps.left.down();
         state.advance_in_log(start, recorded, change, after);
         let pipeline = state.pipelines.get_mut(subscribed.pipeline);
         if let Some(cursor) = pipeline.and_then(|it| it.cursor.as_mut()) {

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::events::Side;
 
-    fn answered(volume: &str) -> &'static str {
+    fn answered(volume: &str) -> String {
         let signal = TradingSignalGenerated {
             market: "KRW-BTC".to_owned(),
             time: Timestamp::from_micros(0),
@@ -71,7 +71,7 @@ mod tests {
             quantity: "0.1".parse().unwrap(),
             volume: volume.parse().unwrap(),
         };
-        answer(&signal).event_type()
+        answer(&signal).event_type().to_owned()
     }
 
     #[test]

@@ -273,7 +273,7 @@ pub async fn f6_a_dead_letter_is_kept_and_waits_no_longer(store: &impl Store) {
             None => event,
         };
         let letter = DeadLetter {
-            event: Arc::new(event),
+            event,
             ..again.clone()
         };
         change(store, vec![DeliveryChange::Dead(one, letter)])

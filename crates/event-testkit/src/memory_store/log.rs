@@ -152,7 +152,7 @@ impl Log {
     /// Appends an event, unless it is there; `events` are the ones of its batch so far.
     fn append_one(
         &mut self,
-        event: EventEnvelope,
+        event: Arc<EventEnvelope>,
         events: &mut HashMap<EventId, Arc<EventEnvelope>>,
     ) -> Appended {
         let id = event.id();
@@ -165,7 +165,7 @@ impl Log {
                 already_there,
             };
         }
-        let event = Arc::new(self.insert(event));
+        let event = self.insert(event);
         events.insert(id, Arc::clone(&event));
         Appended {
             event,
@@ -173,7 +173,7 @@ impl Log {
         }
     }
 
-    fn insert(&mut self, event: EventEnvelope) -> EventEnvelope {
+    fn insert(&mut self, event: Arc<EventEnvelope>) -> Arc<EventEnvelope> {
         let latest = self.rows.last_key_value().map(|(_, row)| row.recorded.at);
         let version = self.versions.entry(event.aggregate().clone()).or_default();
         *version = version.next();

@@ -33,7 +33,7 @@ pub(crate) fn paid(order: &str) -> NewEvent {
 
 /// An event on its way to a handler.
 pub(crate) fn delivered(order: &str, number: u64) -> Event<Ordered> {
-    Arc::new(ordered(order, number).seal()).typed().unwrap()
+    ordered(order, number).seal().typed().unwrap()
 }
 
 /// The context of an attempt on `event`, publishing to `publisher`.
