@@ -131,8 +131,8 @@ impl HandlerContext {
         Ok(receipts.swap_remove(0))
     }
 
-    /// As [`publish`](Self::publish), for blocking handlers: blocks the thread until the event is
-    /// accepted. Async code must not call it.
+    /// As [`publish`](Self::publish), for plain closures: blocks the thread until the event is accepted,
+    /// and committed where the bus is durable. Async code awaits `publish` instead.
     ///
     /// # Errors
     /// As [`EventBus::publish`](crate::EventBus::publish).

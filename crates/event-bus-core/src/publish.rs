@@ -53,10 +53,11 @@ impl HandlerPublisher for FromHandlers {
         events: Vec<NewEvent>,
     ) -> BoxFuture<'static, Result<Vec<Receipt>, PublishError>> {
         let engine = self.0.upgrade();
-        Box::pin(async move {
+        // Not made to give way to others: a plain closure blocks on it, in the task of its worker.
+        Box::pin(tokio::task::unconstrained(async move {
             let engine = engine.ok_or(PublishError::Stopped)?;
             publish(&engine, events, NoRoom::GiveBack, true).await
-        })
+        }))
     }
 }
 

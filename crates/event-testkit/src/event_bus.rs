@@ -280,6 +280,7 @@ macro_rules! event_bus_conformance {
                 f1_a_panic_of_a_plain_closure_is_a_failed_attempt
                 f2_each_verdict_of_a_plain_closure_counts
                 p9_a_blocking_handler_publishes
+                p9_a_plain_closure_publishes_on_its_worker
                 l4_unsubscribing_waits_for_a_blocking_handler;
             batches:
                 d9_a_batch_takes_what_waits_up_to_its_size

@@ -34,7 +34,8 @@ impl Subscription {
     /// Subscribes a plain closure to events of type `E` under `name`.
     ///
     /// It runs on a worker, so it must be quick and never block; nor can it be timed out. What may
-    /// block is for [`from_blocking_fn`](Self::from_blocking_fn).
+    /// block, as publishing on a durable bus does, is for
+    /// [`from_blocking_fn`](Self::from_blocking_fn).
     pub fn from_sync_fn<E, F>(name: impl Into<Arc<str>>, handler: F) -> Self
     where
         E: DomainEvent,

@@ -199,6 +199,27 @@ pub async fn p9_a_blocking_handler_publishes(harness: &dyn BusHarness) {
     assert_eq!(outcomes.len(), 1);
 }
 
+/// P9: so does a quick one, however often it publishes at a time.
+pub async fn p9_a_plain_closure_publishes_on_its_worker(harness: &dyn BusHarness) {
+    let bus = harness.bus(1_000, 1);
+    let journal = Journal::default();
+    let log = journal.clone();
+    let publishes = move |event: Event<Noted>, cx: HandlerContext| {
+        for number in 0..300 {
+            let aggregate = event.aggregate.clone();
+            cx.publish_blocking(Followed { aggregate, number })?;
+        }
+        log.write("published", event.number);
+        Ok(())
+    };
+    let publishes = Subscription::from_sync_fn("publishes", publishes);
+    started(&bus, [publishes, hears("hears", &journal)]).await;
+    bus.publish(noted("a", 0)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.of("published"), [0]);
+    assert_eq!(journal.of("hears"), (0..300).collect::<Vec<_>>());
+}
+
 /// L4: unsubscribing returns after the last blocking handler has returned.
 pub async fn l4_unsubscribing_waits_for_a_blocking_handler(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 1);
