@@ -334,7 +334,6 @@ impl NewEvent {
         if !given.occurred_at {
             envelope.occurred_at = now;
         }
-        envelope.aggregate.hash_once();
         self.envelope
     }
 }

@@ -222,7 +222,7 @@ impl fmt::Display for HealthReason {
 mod tests {
     use super::*;
 
-    fn bus(of: SubscriptionStatistics) -> BusStatistics {
+    fn bus(mail: SubscriptionStatistics) -> BusStatistics {
         BusStatistics {
             running: true,
             pipelines: vec![PipelineStatistics {
@@ -231,10 +231,7 @@ mod tests {
                 taken: 8,
                 ..PipelineStatistics::default()
             }],
-            subscriptions: vec![SubscriptionStatistics {
-                name: "mail".into(),
-                ..of
-            }],
+            subscriptions: vec![mail],
             ..BusStatistics::default()
         }
     }
@@ -246,6 +243,7 @@ mod tests {
     #[test]
     fn n3_a_bus_that_runs_and_keeps_up_is_healthy() {
         let mut statistics = bus(SubscriptionStatistics {
+            name: "mail".into(),
             oldest_unfinished: Some(Duration::from_secs(60)),
             last_dead: Some(Duration::from_secs(601)),
             dead: 3,
@@ -260,6 +258,7 @@ mod tests {
     #[test]
     fn n3_each_reason_is_named() {
         let mut statistics = bus(SubscriptionStatistics {
+            name: "mail".into(),
             is_paused: true,
             is_tripped: true,
             parked: 2,

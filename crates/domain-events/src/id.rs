@@ -170,28 +170,32 @@ impl Name {
 }
 
 /// An aggregate: its type and its id.
+#[derive(Clone)]
 pub struct AggregateRef {
     aggregate_type: Name,
     id: Arc<str>,
-    /// The hash of both, 0 where nobody has asked for it yet.
-    hash: AtomicU64,
+    /// The hash of both, so that nobody has to work it out under a lock.
+    hash: u64,
 }
 
 impl AggregateRef {
     /// The aggregate of type `aggregate_type` with id `id`; any unicode is an id.
     pub fn new(aggregate_type: &str, id: &str) -> Self {
-        Self {
-            aggregate_type: Name::Shared(aggregate_type.into()),
-            id: id.into(),
-            hash: AtomicU64::new(0),
-        }
+        Self::named(Name::Shared(aggregate_type.into()), id)
     }
 
     pub(crate) fn of_static(aggregate_type: &'static str, id: &str) -> Self {
+        Self::named(Name::Static(aggregate_type), id)
+    }
+
+    fn named(aggregate_type: Name, id: &str) -> Self {
+        // Of this process alone, so that nobody can choose ids that share a hash.
+        static KEYS: OnceLock<RandomState> = OnceLock::new();
+        let keys = KEYS.get_or_init(RandomState::new);
         Self {
-            aggregate_type: Name::Static(aggregate_type),
+            hash: keys.hash_one((id, aggregate_type.as_str())),
+            aggregate_type,
             id: id.into(),
-            hash: AtomicU64::new(0),
         }
     }
 
@@ -204,36 +208,13 @@ impl AggregateRef {
     pub fn id(&self) -> &str {
         &self.id
     }
-
-    /// The hash of type and id, worked out when first asked for: whoever asks before a lock is taken
-    /// saves that to those who wait for the lock. Nobody outside the process can know it, so nobody can
-    /// choose ids that share one.
-    pub(crate) fn hash_once(&self) -> u64 {
-        static KEYS: OnceLock<RandomState> = OnceLock::new();
-        let known = self.hash.load(atomic::Ordering::Relaxed);
-        if known != 0 {
-            return known;
-        }
-        let both = (&*self.id, self.aggregate_type());
-        let hash = KEYS.get_or_init(RandomState::new).hash_one(both).max(1);
-        self.hash.store(hash, atomic::Ordering::Relaxed);
-        hash
-    }
-}
-
-impl Clone for AggregateRef {
-    fn clone(&self) -> Self {
-        Self {
-            aggregate_type: self.aggregate_type.clone(),
-            id: Arc::clone(&self.id),
-            hash: AtomicU64::new(self.hash.load(atomic::Ordering::Relaxed)),
-        }
-    }
 }
 
 impl PartialEq for AggregateRef {
     fn eq(&self, other: &Self) -> bool {
-        self.id == other.id && self.aggregate_type() == other.aggregate_type()
+        self.hash == other.hash
+            && self.id == other.id
+            && self.aggregate_type() == other.aggregate_type()
     }
 }
 
@@ -241,7 +222,7 @@ impl Eq for AggregateRef {}
 
 impl std::hash::Hash for AggregateRef {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash_once());
+        state.write_u64(self.hash);
     }
 }
 

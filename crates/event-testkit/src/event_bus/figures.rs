@@ -46,7 +46,10 @@ fn everything(journal: &Journal, gate: &Arc<Semaphore>) -> Subscription {
                     1 => Err(HandlerError::skip("not needed")),
                     2 => Err(HandlerError::permanent("never")),
                     3 => panic!("once"),
-                    4 => Ok(gate.acquire().await?.forget()),
+                    4 => {
+                        gate.acquire().await?.forget();
+                        Ok(())
+                    }
                     _ => Ok(()),
                 }
             }

@@ -209,12 +209,9 @@ impl Script {
         self,
         accepted: u64,
         in_flight: u64,
-        one: SubscriptionStatistics,
+        mut one: SubscriptionStatistics,
     ) -> Self {
-        let one = SubscriptionStatistics {
-            name: "s0".into(),
-            ..one
-        };
+        one.name = "s0".into();
         self.note(Observed::Quiet(Box::new(BusStatistics {
             accepted,
             in_flight,
