@@ -13,8 +13,8 @@ use crate::{
 #[derive(Default)]
 #[must_use]
 pub(crate) struct After {
-    first: Option<Waker>,
-    wakers: Vec<Waker>,
+    pub(crate) first: Option<Waker>,
+    pub(crate) wakers: Vec<Waker>,
     /// Records whose receipts may have been waiting for this.
     pub(crate) told: Vec<Arc<Record>>,
     /// Receipts that waited for an event to be read from the log, which part of theirs it is, and
@@ -45,8 +45,22 @@ impl After {
         self.told.push(record);
     }
 
-    /// Everybody to be woken.
-    pub(crate) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> {
-        self.first.take().into_iter().chain(self.wakers.drain(..))
+    /// Whether there is more to be done than to wake the first.
+    pub(crate) fn has_more(&self) -> bool {
+        let Self {
+            wakers,
+            told,
+            found,
+            dropped,
+            due,
+            behind,
+            crossings,
+            first: _,
+            saver: _,
+            quiet: _,
+        } = self;
+        // Of all at once, as this is asked after every step.
+        let some = wakers.len() | told.len() | found.len() | dropped.len();
+        some | due.len() | behind.len() | crossings.len() != 0
     }
 }

@@ -97,11 +97,23 @@ impl Engine {
     }
 
     fn act(&self, mut after: After) {
-        after.due.drain(..).for_each(|due| self.timers.set(due));
         if after.saver {
             self.unsaved.notify_one();
         }
-        after.take_wakers().for_each(wake);
+        after.first.take().into_iter().for_each(wake);
+        if after.has_more() {
+            self.act_on_more(&mut after);
+        }
+        if after.quiet {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    /// Most steps leave none of this.
+    #[cold]
+    fn act_on_more(&self, after: &mut After) {
+        after.due.drain(..).for_each(|due| self.timers.set(due));
+        after.wakers.drain(..).for_each(wake);
         for (followed, part, record) in after.found.drain(..) {
             followed.found(part, &record);
             discard((followed, record));
@@ -117,9 +129,6 @@ impl Engine {
         after.dropped.drain(..).for_each(discard);
         for (pipeline, crossing) in after.crossings.drain(..) {
             self.tell_crossing(pipeline, crossing);
-        }
-        if after.quiet {
-            self.quiet.notify_waiters();
         }
     }
 

@@ -7,10 +7,13 @@
 mod blocks;
 mod queue;
 
-use std::sync::{Arc, Weak};
+use std::{
+    hash::BuildHasher,
+    sync::{Arc, Weak},
+};
 
 use domain_events::{AggregateRef, Ordering, Urgency};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use slab::Slab;
 
 use self::queue::Queue;
@@ -24,6 +27,9 @@ use crate::{
 
 /// How many events of an aggregate a worker takes before others get their turn (D5).
 pub(crate) const MOST_TAKEN: usize = 16;
+
+/// How many queues that have come to their end are kept for the next ones.
+const MOST_SPARE: usize = 64;
 
 pub(crate) type MailboxId = usize;
 
@@ -92,10 +98,14 @@ impl Ready {
 /// The mailboxes of all aggregates that have something to do.
 pub(crate) struct Mailboxes {
     ordering: Ordering,
-    by_aggregate: HashMap<AggregateRef, MailboxId>,
+    /// By the aggregates that the mailboxes name.
+    by_aggregate: HashTable<MailboxId>,
+    hasher: DefaultHashBuilder,
     /// The one mailbox of all events, where their order is total.
     whole: Option<MailboxId>,
     boxes: Slab<Mailbox>,
+    /// Queues that have come to their end, whose memory the next ones use.
+    spare: Vec<Queue>,
     lanes: Lanes<Ready>,
     tickets: u64,
     queued: usize,
@@ -108,9 +118,11 @@ impl Mailboxes {
     pub(crate) fn new(ordering: Ordering) -> Self {
         Self {
             ordering,
-            by_aggregate: HashMap::new(),
+            by_aggregate: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
             whole: None,
             boxes: Slab::new(),
+            spare: Vec::new(),
             lanes: Lanes::default(),
             tickets: 0,
             queued: 0,
@@ -231,7 +243,7 @@ impl Mailboxes {
     /// The mailbox that an event of the aggregate goes to, made where there is none.
     pub(crate) fn mailbox(&mut self, aggregate: &AggregateRef) -> MailboxId {
         let known = match self.ordering {
-            Ordering::PerAggregate => self.by_aggregate.get(aggregate).copied(),
+            Ordering::PerAggregate => self.known(aggregate),
             Ordering::Total => self.whole,
             Ordering::None => None,
         };
@@ -240,13 +252,16 @@ impl Mailboxes {
         }
         let id = self.boxes.insert(Mailbox {
             aggregate: aggregate.clone(),
-            queue: Queue::default(),
+            queue: self.spare.pop().unwrap_or_default(),
             turn: Turn::Idle,
             blocked: Vec::new(),
         });
         match self.ordering {
             Ordering::PerAggregate => {
-                self.by_aggregate.insert(aggregate.clone(), id);
+                let (boxes, hasher) = (&self.boxes, &self.hasher);
+                let rehash = |&id: &MailboxId| hasher.hash_one(&boxes[id].aggregate);
+                let hash = hasher.hash_one(aggregate);
+                self.by_aggregate.insert_unique(hash, id, rehash);
             }
             Ordering::Total => self.whole = Some(id),
             Ordering::None => {}
@@ -256,7 +271,9 @@ impl Mailboxes {
 
     /// The mailbox of an aggregate, if it has something to do.
     pub(crate) fn known(&self, aggregate: &AggregateRef) -> Option<MailboxId> {
-        self.by_aggregate.get(aggregate).copied()
+        let hash = self.hasher.hash_one(aggregate);
+        let same = |&id: &MailboxId| self.boxes[id].aggregate == *aggregate;
+        self.by_aggregate.find(hash, same).copied()
     }
 
     /// Whether nothing is queued, running, or goes on by itself.
@@ -376,9 +393,17 @@ impl Mailboxes {
         }
         let mailbox = self.boxes.remove(id);
         match self.ordering {
-            Ordering::PerAggregate => drop(self.by_aggregate.remove(&mailbox.aggregate)),
+            Ordering::PerAggregate => {
+                let hash = self.hasher.hash_one(&mailbox.aggregate);
+                if let Ok(entry) = self.by_aggregate.find_entry(hash, |other| *other == id) {
+                    entry.remove();
+                }
+            }
             Ordering::Total => self.whole = None,
             Ordering::None => {}
+        }
+        if self.spare.len() < MOST_SPARE && mailbox.queue.is_small() {
+            self.spare.push(mailbox.queue);
         }
     }
 }

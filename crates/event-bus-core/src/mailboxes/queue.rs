@@ -17,6 +17,11 @@ pub(super) struct Queue {
 pub(super) struct Urgencies([u32; 3]);
 
 impl Queue {
+    /// Whether it holds little memory.
+    pub(super) fn is_small(&self) -> bool {
+        self.records.capacity() <= 64
+    }
+
     pub(super) fn push(&mut self, record: Arc<Record>) {
         self.urgencies.0[record.urgency as usize] += 1;
         self.records.push_back(record);
