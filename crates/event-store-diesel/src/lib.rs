@@ -29,6 +29,8 @@ mod queue;
 
 mod writer;
 
+mod answering;
+
 mod refused;
 
 mod transaction;

@@ -8,7 +8,10 @@ use std::{
 
 use domain_events::StoreError;
 
-use crate::writer::{Answers, Fault, Request};
+use crate::{
+    answering::Answers,
+    writer::{Fault, Request},
+};
 
 /// Requests that are refused.
 #[derive(Clone)]

@@ -6,7 +6,9 @@ use diesel::SqliteConnection;
 use domain_events::promise;
 
 use crate::{
-    BackupError, OpenError, SqliteOptions, backup, database, failure,
+    BackupError, OpenError, SqliteOptions,
+    answering::{Answerer, Answering, Answers},
+    backup, database, failure,
     lock::FileLock,
     ownership,
     place::{Identity, Place},
@@ -14,7 +16,7 @@ use crate::{
     reader::{self, Job},
     refused::RefusedRequests,
     threads::Threads,
-    writer::{Answers, Work, Writer},
+    writer::{Work, Writer},
 };
 
 /// A log of events and the state of their deliveries, in one SQLite database.
@@ -192,11 +194,13 @@ impl SqliteEventStore {
     ) -> Result<Self, OpenError> {
         let answers = Answers::default();
         let refused = RefusedRequests::new(answers.clone(), failure::closed);
-        let writer = Writer::new(conn, place.clone(), options.clone(), answers);
+        let (answering, answerer) = Answering::new(answers);
+        let writer = Writer::new(conn, place.clone(), options.clone(), answering);
         let store = Self::new(place, options, refused);
         if place.is_file() {
             store.shared.start_readers()?;
         }
+        store.shared.start_answerer(answerer)?;
         store.shared.start_writer(writer, lock)?;
         Ok(store)
     }
@@ -218,6 +222,12 @@ impl Shared {
         let write = move || (writer.run(&work), lock);
         self.threads
             .start_writer(write)
+            .map_err(|error| self.not_started(error))
+    }
+
+    fn start_answerer(&self, answerer: Answerer) -> Result<(), OpenError> {
+        self.threads
+            .start("event-store-answers", || answerer.run())
             .map_err(|error| self.not_started(error))
     }
 

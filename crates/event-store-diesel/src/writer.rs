@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
 };
 
 use diesel::{
@@ -14,7 +13,9 @@ use diesel::{
 use domain_events::{StoreError, StoreErrorKind};
 
 use crate::{
-    SqliteOptions, database, failure,
+    SqliteOptions,
+    answering::Answering,
+    database, failure,
     known::Known,
     place::{Identity, Place},
     queue::Queue,
@@ -83,26 +84,13 @@ enum Turn {
     Read(Job),
 }
 
-/// Answers requests one by one; held while an answer is given, so that no two overlap.
-#[derive(Clone, Default)]
-pub(crate) struct Answers(Arc<Mutex<()>>);
-
-impl Answers {
-    pub(crate) fn give(&self, request: Box<dyn Request>, end: Result<(), Fault>) {
-        let _one_by_one = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if catch_unwind(AssertUnwindSafe(|| request.answer(end))).is_err() {
-            log::error!("whoever waited for the store's answer panicked on it");
-        }
-    }
-}
-
 /// The owner of the connection that writes.
 pub(crate) struct Writer {
     place: Place,
     /// Of the file that was opened first.
     identity: Identity,
     options: SqliteOptions,
-    answers: Answers,
+    answering: Answering,
     session: Option<Session>,
     known: Option<Known>,
 }
@@ -112,13 +100,13 @@ impl Writer {
         conn: SqliteConnection,
         place: Place,
         options: SqliteOptions,
-        answers: Answers,
+        answering: Answering,
     ) -> Self {
         Self {
             identity: place.identity(),
             place,
             options,
-            answers,
+            answering,
             session: Some(Session::new(conn)),
             known: None,
         }
@@ -146,9 +134,7 @@ impl Writer {
                     .for_each(|request| self.write(vec![request]));
             }
         }
-        for request in group {
-            self.answers.give(request, end.clone());
-        }
+        self.answering.tell(group, end);
     }
 
     fn read(&mut self, job: Job) {
@@ -263,6 +249,7 @@ mod tests {
     use diesel::connection::SimpleConnection;
 
     use super::*;
+    use crate::answering::Answers;
 
     /// A row that only the commit objects to.
     struct Orphan;
@@ -287,7 +274,8 @@ mod tests {
              (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)",
         )
         .unwrap();
-        let mut writer = Writer::new(conn, place, options, Answers::default());
+        let (answering, _) = Answering::new(Answers::default());
+        let mut writer = Writer::new(conn, place, options, answering);
         writer.commit(&mut []).unwrap();
         assert!(writer.session.is_some());
         let end = writer.commit(&mut [Box::new(Orphan)]);

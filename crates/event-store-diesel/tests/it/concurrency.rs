@@ -5,7 +5,7 @@ use std::{
     fs,
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use diesel::connection::SimpleConnection;
@@ -187,6 +187,46 @@ fn p1_requests_that_wait_share_a_commit() {
     // Each commit of its own would write some pages at least.
     let written = log() - before;
     assert!(written < REQUESTS * FRAME, "{written} bytes");
+}
+
+#[tokio::test]
+async fn p3_answers_to_many_hold_up_no_commit_and_none_overtakes_them() {
+    const MANY: u64 = 100;
+
+    let folder = folder();
+    let (store, mut other) = locked(folder.path(), PATIENCE);
+    let (send, answers) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let submit = |number: u64, gate: Option<mpsc::Receiver<()>>| {
+        let send = send.clone();
+        let done = move |end: Result<Vec<Appended>, AppendError>| {
+            if let Some(gate) = gate {
+                let _ = gate.recv();
+            }
+            let _ = send.send((number, end.unwrap()[0].event.position()));
+        };
+        store.submit(batch([noted("a", "")]), Box::new(done));
+    };
+    // The first waits for the lock alone, and the others behind it.
+    submit(1, None);
+    (2..=MANY).for_each(|number| submit(number, None));
+    submit(MANY + 1, Some(gate));
+    other.batch_execute("ROLLBACK").unwrap();
+    let begun = Instant::now();
+    let until_committed = async |number: u64| {
+        while store.head().await.unwrap().get() < number {
+            assert!(begun.elapsed() < PATIENCE, "{number} is not committed");
+            thread::yield_now();
+        }
+    };
+    until_committed(MANY + 1).await;
+    submit(MANY + 2, None);
+    until_committed(MANY + 2).await;
+    drop(open);
+    for number in 1..=MANY + 2 {
+        let answer = answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answer, (number, Some(Position::new(number))));
+    }
 }
 
 #[tokio::test]
