@@ -31,18 +31,23 @@ impl Gate {
     }
 }
 
+/// A handler that writes down "began", blocks at the gate, and writes down "returned".
+fn blocks_at(gate: Gate, journal: &Journal) -> Subscription {
+    let log = journal.clone();
+    Subscription::from_blocking_fn("blocks", move |event: Event<Noted>, _| {
+        log.write("began", event.number);
+        gate.pass();
+        log.write("returned", event.number);
+        Ok(())
+    })
+}
+
 /// F1: handlers that block their threads leave those of the runtime to others.
 pub async fn f1_blocking_handlers_run_off_the_workers(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 8);
     let journal = Journal::default();
     let (open, gate) = Gate::new();
-    let log = journal.clone();
-    let blocks = Subscription::from_blocking_fn("blocks", move |event: Event<Noted>, _| {
-        log.write("began", event.number);
-        gate.pass();
-        log.write("blocks", event.number);
-        Ok(())
-    });
+    let blocks = blocks_at(gate, &journal);
     let quick = journal_of("quick", &journal).isolated(1);
     started(&bus, [blocks, quick]).await;
     for number in 0..6 {
@@ -54,7 +59,7 @@ pub async fn f1_blocking_handlers_run_off_the_workers(harness: &dyn BusHarness) 
     journal.has(6, "quick").await;
     drop(open);
     soon(bus.wait_idle()).await.unwrap();
-    assert_eq!(journal.of("blocks").len(), 6);
+    assert_eq!(journal.of("returned").len(), 6);
 }
 
 /// F1: past its time-out a blocking handler has failed and is stuck; but it keeps its aggregate and its
@@ -225,13 +230,7 @@ pub async fn l4_unsubscribing_waits_for_a_blocking_handler(harness: &dyn BusHarn
     let bus = harness.bus(100, 1);
     let journal = Journal::default();
     let (open, gate) = Gate::new();
-    let log = journal.clone();
-    let blocks = Subscription::from_blocking_fn("blocks", move |event: Event<Noted>, _| {
-        log.write("began", event.number);
-        gate.pass();
-        log.write("returned", event.number);
-        Ok(())
-    });
+    let blocks = blocks_at(gate, &journal);
     started(&bus, [blocks]).await;
     bus.publish(noted("a", 0)).await.unwrap();
     journal.has(1, "began").await;
