@@ -82,6 +82,10 @@ impl State {
         self.leaving.push(Arc::clone(subscribed));
         let (mut given, mut open) = (Position::ZERO, Vec::new());
         if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+            if pipeline.batch.is_some() {
+                // Its one subscription goes.
+                pipeline.end_lingering(after);
+            }
             let mailboxes = &mut pipeline.mailboxes;
             mailboxes.change(subscribed, || subscribed.remove());
             let places = mailboxes.places(subscribed);

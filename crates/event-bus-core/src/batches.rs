@@ -19,7 +19,7 @@ use crate::{
     guarded::{self, Fault, Guarded},
     lifecycle::Phase,
     mailboxes::Start,
-    pipeline::PipelineId,
+    pipeline::{Pipeline, PipelineId},
     record::Record,
     run::Run,
     seat::Worker,
@@ -57,7 +57,10 @@ pub(crate) async fn lead(
 }
 
 async fn lead_all(engine: &Arc<Engine>, worker: &Worker, runs: &mut [Run]) -> Option<()> {
-    let subscribed = Arc::clone(runs.first()?.records.first()?.targets.first()?);
+    let first = runs.first().and_then(|run| run.records.first());
+    let Some(subscribed) = first.and_then(|record| record.targets.first()).cloned() else {
+        return Some(());
+    };
     // A handler that blocked its thread has outlived the stop.
     if engine.lifecycle.phase() >= Phase::Closing {
         return None;
@@ -267,9 +270,8 @@ impl State {
     /// Whether so many events wait in a worker's pipeline, or none will come any more; else the worker
     /// lingers.
     fn is_full(&mut self, worker: &Worker, size: usize, waker: &Waker) -> Poll<()> {
-        let ends = self.is_closed || self.is_stopping;
         match self.pipelines.get_mut(worker.pipeline) {
-            Some(pipeline) if !ends && pipeline.mailboxes.queued() < size => {
+            Some(pipeline) if !pipeline.no_lingering && pipeline.mailboxes.queued() < size => {
                 pipeline.lingering.rest(worker.number, waker);
                 Poll::Pending
             }
@@ -283,11 +285,20 @@ impl State {
         pipeline.lingering.leave(worker.number)
     }
 
-    /// Has nobody wait for company: no more events come.
+    /// Has nobody wait for company in any pipeline: no more events come.
     pub(crate) fn end_lingering(&mut self, after: &mut After) {
         for (_, pipeline) in self.pipelines.iter_mut() {
-            let all: Vec<_> = pipeline.lingering.wake_all().collect();
-            all.into_iter().for_each(|waker| after.wake(Some(waker)));
+            pipeline.end_lingering(after);
+        }
+    }
+}
+
+impl Pipeline {
+    /// Has nobody wait for company any more.
+    pub(crate) fn end_lingering(&mut self, after: &mut After) {
+        self.no_lingering = true;
+        for waker in self.lingering.wake_all() {
+            after.wake(Some(waker));
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Pipeline {
     /// How its batches are made up, where it makes up any, and the workers that wait for company.
     pub(crate) batch: Option<BatchPolicy>,
     pub(crate) lingering: Idle,
+    /// Whether nobody is to wait for company any more.
+    pub(crate) no_lingering: bool,
     /// The place in the log; `None` on a volatile bus.
     pub(crate) cursor: Option<Cursor>,
     /// Told when the pipeline has something to read from the log.
@@ -51,6 +53,7 @@ impl Pipeline {
             idle: Idle::default(),
             batch: None,
             lingering: Idle::default(),
+            no_lingering: false,
             cursor: None,
             behind: Arc::default(),
         }

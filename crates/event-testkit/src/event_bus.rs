@@ -193,6 +193,7 @@ macro_rules! event_bus_conformance {
             f8_whatever_comes_next_is_the_probe
             f8_a_batch_is_one_failure
             d9_a_batch_lingers_as_long_as_it_is_told
+            l4_unsubscribing_does_not_wait_for_company
             n2_ages_are_told
             l5_at_rest_nothing_wakes
         }
@@ -281,7 +282,8 @@ macro_rules! event_bus_conformance {
                 f2_each_verdict_of_a_plain_closure_counts
                 p9_a_blocking_handler_publishes
                 p9_a_plain_closure_publishes_on_its_worker
-                l4_unsubscribing_waits_for_a_blocking_handler;
+                l4_unsubscribing_waits_for_a_blocking_handler
+                l2_a_stop_leaves_a_blocking_handler_to_its_thread;
             batches:
                 d9_a_batch_takes_what_waits_up_to_its_size
                 d9_one_aggregate_fills_a_batch

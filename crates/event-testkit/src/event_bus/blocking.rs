@@ -225,6 +225,26 @@ pub async fn p9_a_plain_closure_publishes_on_its_worker(harness: &dyn BusHarness
     assert_eq!(journal.of("hears"), (0..300).collect::<Vec<_>>());
 }
 
+/// L2: a stop cuts a blocking handler off at its deadline; what it does later nobody waits for.
+pub async fn l2_a_stop_leaves_a_blocking_handler_to_its_thread(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 1);
+    let journal = Journal::default();
+    let (open, gate) = Gate::new();
+    started(&bus, [blocks_at(gate, &journal)]).await;
+    for number in 0..2 {
+        bus.publish(noted("a", number)).await.unwrap();
+    }
+    journal.has(1, "began").await;
+    let report = soon(bus.stop(Duration::ZERO)).await.unwrap();
+    assert_eq!((report.cut_off, report.drained), (1, 0), "{report:?}");
+    assert_eq!(report.abandoned + report.left_in_log, 2);
+    super::figures::assert_adds_up(&bus.statistics());
+    assert_eq!(journal.of("returned"), [0; 0]);
+    drop(open);
+    journal.has(1, "returned").await;
+    assert_eq!(journal.of("began"), [0], "nothing follows it");
+}
+
 /// L4: unsubscribing returns after the last blocking handler has returned.
 pub async fn l4_unsubscribing_waits_for_a_blocking_handler(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 1);

@@ -7,8 +7,9 @@ use std::{
 };
 
 use domain_events::{
-    Batch, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DeadLetterReason, Event, EventBus,
-    HandlerContext, HandlerError, Health, HealthReason, PublishError, RetryPolicy, Subscription,
+    Batch, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DeadLetterReason, DeliveryOutcome,
+    Event, EventBus, HandlerContext, HandlerError, Health, HealthReason, PublishError, RetryPolicy,
+    Subscription,
 };
 use tokio::{
     runtime::Handle,
@@ -537,6 +538,21 @@ pub async fn d9_a_batch_lingers_as_long_as_it_is_told(harness: &dyn BusHarness) 
     let (sizes, at): (Vec<_>, Vec<_>) = of("at once").unzip();
     assert_eq!(sizes, [1, 2, 3, 3, 1, 1, 1]);
     assert_times(&at, &[0, 1_000, 2_000, 2_000, 2_000, 3_000, 3_500]);
+}
+
+/// L4: who unsubscribes does not wait for company that a batch waits for.
+pub async fn l4_unsubscribing_does_not_wait_for_company(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 1);
+    let handler = |_: Batch<Noted>| async { Ok(BatchVerdicts::all_handled()) };
+    let lingers = Subscription::from_batch_fn("lingers", 10, handler);
+    started(&bus, [lingers.linger(Duration::from_secs(60))]).await;
+    let receipt = bus.publish(noted("a", 0)).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let beginning = Instant::now();
+    assert!(bus.unsubscribe("lingers").await);
+    let outcome = receipt.handled().await.unwrap().outcomes[0].1;
+    assert_eq!(outcome, DeliveryOutcome::Stopped);
+    assert_eq!(beginning.elapsed(), Duration::ZERO);
 }
 
 /// N2: how far a subscription is behind is told in events and in time, and when a delivery was given up.
