@@ -53,7 +53,7 @@ async fn a_volatile_system_needs_no_store() {
     assert!(receipt.handled().await.unwrap().is_success());
     assert_eq!(
         system.status().to_string(),
-        "running, volatile: 1 accepted, 0 recovered, 1 finished, 0 of 10000 in flight, 0 behind",
+        "running, volatile: 1 accepted, 0 recovered, 1 finished, 0 of 10000 in flight, 0 behind; healthy",
     );
     let other = system.clone();
     system.shutdown(Duration::from_secs(5)).await.unwrap();
