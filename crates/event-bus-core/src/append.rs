@@ -222,8 +222,9 @@ impl State {
             may_be_repeat: position <= cursor.repeats_through,
             is_replay: false,
         };
-        let record = Record::new(self.bus, event, targets, accepted_at, marks);
-        let record = Arc::new(record.shared(shared));
+        let mut record = Record::new(self.bus, event, targets, accepted_at, marks);
+        record.share(shared);
+        let record = Arc::new(record);
         if let Some((followed, part)) = cursor.opened(position, &record) {
             after.found.push((followed, part, Arc::clone(&record)));
         }

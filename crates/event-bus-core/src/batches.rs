@@ -58,7 +58,7 @@ pub(crate) async fn lead(
 
 async fn lead_all(engine: &Arc<Engine>, worker: &Worker, runs: &mut [Run]) -> Option<()> {
     let first = runs.first().and_then(|run| run.records.first());
-    let Some(subscribed) = first.and_then(|record| record.targets.first()).cloned() else {
+    let Some(subscribed) = first.and_then(|record| record.targets().first()).cloned() else {
         return Some(());
     };
     // A handler that blocked its thread has outlived the stop.

@@ -38,7 +38,7 @@ impl State {
             target,
             took,
         } = *failed;
-        let subscribed = &record.targets[target];
+        let subscribed = &record.targets()[target];
         let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
             return;
         };
@@ -84,7 +84,7 @@ impl State {
         target: usize,
         after: &mut After,
     ) {
-        let subscribed = &record.targets[target];
+        let subscribed = &record.targets()[target];
         let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
             return;
         };

@@ -202,7 +202,7 @@ impl Cursor {
         };
         let mut open = vec![Vec::new(); members.len()];
         for (&(position, _), record) in &self.open {
-            for (target, subscribed) in record.targets.iter().enumerate() {
+            for (target, subscribed) in record.targets().iter().enumerate() {
                 if let Some(member) = record.is_open(target).then(|| place(subscribed)).flatten() {
                     open[member].push(position);
                 }
@@ -251,7 +251,7 @@ impl Cursor {
     /// How many deliveries are open.
     pub(crate) fn open_deliveries(&self) -> usize {
         let open = |record: &Arc<Record>| {
-            (0..record.targets.len())
+            (0..record.targets().len())
                 .filter(|&target| record.is_open(target))
                 .count()
         };

@@ -119,7 +119,7 @@ impl State {
         if self.is_closed {
             return;
         }
-        let subscribed = &record.targets[target];
+        let subscribed = &record.targets()[target];
         if let Some(id) = subscribed.id {
             self.unsaved
                 .change([DeliveryChange::Dead(id, letter)], None);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain_events::{EventEnvelope, Handling, Receipt};
+use domain_events::{Handling, Receipt};
 use tokio::time::Instant;
 
 use crate::{
@@ -10,9 +10,9 @@ use crate::{
     after::After,
     followed::Followed,
     pipeline::PipelineId,
-    record::{Marks, Record},
+    record::Record,
     state::State,
-    subscriptions::{Route, Subscriptions, Targets},
+    subscriptions::{Subscriptions, Targets},
     sync::AtomicUsize,
     waiters::{Arriving, Wanted},
 };
@@ -42,13 +42,7 @@ pub(crate) enum Entry {
 
 impl State {
     /// Takes volatile events in, all or none, where there is room for them.
-    pub(crate) fn enter(
-        &mut self,
-        events: Vec<Arriving>,
-        way: Way,
-        now: Instant,
-        after: &mut After,
-    ) -> Entry {
+    pub(crate) fn enter(&mut self, events: Vec<Arriving>, way: Way, after: &mut After) -> Entry {
         if self.is_closed || (self.is_stopping && way != Way::Inside) {
             after.dropped.push(Box::new(events));
             return Entry::Closed;
@@ -77,7 +71,7 @@ impl State {
             Some(room.capacity())
         });
         match full {
-            None => Entry::In(self.accept_all(events, now, after)),
+            None => Entry::In(self.accept_all(events, None, after)),
             Some(capacity) if way == Way::Wait => {
                 let ticket = self.waiters.push(needs, Wanted::Events(events));
                 Entry::Waits(ticket, capacity)
@@ -86,25 +80,16 @@ impl State {
         }
     }
 
-    /// Takes events in that are accepted as of `now`.
+    /// Takes events in for which there is room; `now` where they have waited for it.
     pub(crate) fn accept_all(
         &mut self,
         events: Vec<Arriving>,
-        now: Instant,
+        now: Option<Instant>,
         after: &mut After,
     ) -> Vec<Receipt> {
-        // Events that come together are mostly of one type, and go one way.
-        let mut way: Option<(Arc<EventEnvelope>, Route)> = None;
-        let accept = |Arriving { envelope, .. }: Arriving| {
-            let (id, name) = (envelope.id(), envelope.event_type());
-            let route = match &way {
-                Some((like, route)) if like.event_type() == name => route,
-                _ => {
-                    let route = Arc::clone(self.subscriptions.route(name));
-                    &way.insert((Arc::clone(&envelope), route)).1
-                }
-            };
-            Receipt::new(id, None, false, self.accept(&envelope, route, now, after))
+        let accept = |Arriving { record, .. }: Arriving| {
+            let id = record.envelope.id();
+            Receipt::new(id, None, false, self.accept(record, now, after))
         };
         events.into_iter().map(accept).collect()
     }
@@ -113,34 +98,34 @@ impl State {
     /// that (D7).
     fn accept(
         &mut self,
-        envelope: &Arc<EventEnvelope>,
-        route: &Route,
-        now: Instant,
+        record: Arc<Record>,
+        now: Option<Instant>,
         after: &mut After,
     ) -> Arc<dyn Handling> {
         let Self {
             bus,
+            subscriptions,
             pipelines,
             figures,
             ..
         } = self;
         figures.accepted += 1;
+        let route = subscriptions.route(record.envelope.event_type());
         if route.is_empty() {
             figures.finished += 1;
-            after.dropped.push(Box::new(Arc::clone(envelope)));
+            after.dropped.push(Box::new(record));
             return Followed::new(*bus, []);
         }
         figures.in_flight += 1;
-        let shared = (route.len() > 1).then(|| Arc::new(AtomicUsize::new(route.len())));
-        let marks = Marks {
-            has_room: true,
-            ..Marks::default()
-        };
-        let mut put = |(id, targets): &(PipelineId, _)| {
-            let (envelope, targets): (_, Targets) = (Arc::clone(envelope), Arc::clone(targets));
+        let now = now.unwrap_or(record.accepted_at);
+        let mut put = |mut record: Arc<Record>, (id, targets): &(PipelineId, Targets), shared| {
             targets.iter().for_each(|target| target.steps.matching.up());
-            let record = Record::new(*bus, envelope, targets, now, marks);
-            let record = Arc::new(record.shared(shared.clone()));
+            if let Some(record) = Arc::get_mut(&mut record) {
+                record.accepted_at = now;
+                record.marks.has_room = true;
+                record.aim(Arc::clone(targets));
+                record.share(shared);
+            }
             if let Some(pipeline) = pipelines.get_mut(*id) {
                 pipeline.room.take(1);
                 pipeline.push(*id, Arc::clone(&record), after);
@@ -148,8 +133,16 @@ impl State {
             record
         };
         match &**route {
-            [only] => put(only),
-            all => Followed::new(*bus, all.iter().map(put).collect::<Vec<_>>()),
+            [only] => put(record, only, None),
+            all => {
+                let shared = Arc::new(AtomicUsize::new(all.len()));
+                let put = |part| {
+                    let envelope = Arc::clone(&record.envelope);
+                    let record = Arc::new(Record::arriving(*bus, envelope, now));
+                    put(record, part, Some(Arc::clone(&shared)))
+                };
+                Followed::new(*bus, all.iter().map(put).collect::<Vec<_>>())
+            }
         }
     }
 }
@@ -157,8 +150,8 @@ impl State {
 /// How many places the events need of each pipeline (P4): none where nobody wants them (D7).
 pub(crate) fn needs(subscriptions: &Subscriptions, events: &[Arriving]) -> Needs {
     let mut needs = Needs::default();
-    for Arriving { envelope, .. } in events {
-        for (pipeline, _) in subscriptions.route(envelope.event_type()).iter() {
+    for Arriving { record, .. } in events {
+        for (pipeline, _) in subscriptions.route(record.envelope.event_type()).iter() {
             needs.add(*pipeline, 1);
         }
     }

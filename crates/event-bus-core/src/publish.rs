@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use domain_events::{
     BoxFuture, ExpectedVersion, HandlerPublisher, NewEvent, PublishError, Receipt, UnfaithfulError,
 };
-
 use tokio::time::Instant;
 
 use crate::{
@@ -101,9 +100,10 @@ async fn enter(
         NoRoom::GiveBack => Way::Try,
         NoRoom::Wait | NoRoom::WaitFor(_) => Way::Wait,
     };
-    let events = events.into_iter().map(Arriving::new).collect();
     let now = Instant::now();
-    match engine.step(|state, after| state.enter(events, way, now, after)) {
+    let arriving = |event| Arriving::new(engine.id, event, now);
+    let events = events.into_iter().map(arriving).collect();
+    match engine.step(|state, after| state.enter(events, way, after)) {
         Entry::In(receipts) => Ok(receipts),
         Entry::Full(capacity, events) => Err(full(capacity, events)),
         Entry::TooLarge(capacity) => Err(PublishError::BatchTooLarge { batch, capacity }),
@@ -123,6 +123,6 @@ async fn enter(
 }
 
 fn full(capacity: usize, events: Vec<Arriving>) -> PublishError {
-    let events = events.into_iter().map(Arriving::give_back).collect();
+    let events = events.into_iter().filter_map(Arriving::give_back).collect();
     PublishError::Full { capacity, events }
 }

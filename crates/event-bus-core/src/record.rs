@@ -42,7 +42,8 @@ pub(crate) enum Rest {
 /// An accepted event with the state of each of its deliveries.
 pub(crate) struct Record {
     pub(crate) envelope: Arc<EventEnvelope>,
-    pub(crate) targets: Targets,
+    /// `None` until the event is taken in.
+    targets: Option<Targets>,
     /// The envelope's, so that steps under the lock need not go there for it.
     pub(crate) urgency: Urgency,
     pub(crate) accepted_at: Instant,
@@ -74,26 +75,47 @@ impl Record {
         accepted_at: Instant,
         marks: Marks,
     ) -> Self {
-        let count = targets.len();
+        let mut record = Self::arriving(bus, envelope, accepted_at);
+        record.marks = marks;
+        record.aim(targets);
+        record
+    }
+
+    /// The record of an event that is not taken in yet: made without the lock, which then has only
+    /// to [aim](Self::aim) it.
+    pub(crate) fn arriving(bus: BusId, envelope: Arc<EventEnvelope>, accepted_at: Instant) -> Self {
         Self {
             urgency: envelope.urgency(),
             envelope,
-            targets,
+            targets: None,
             accepted_at,
-            marks,
+            marks: Marks::default(),
             pipelines: None,
             bus,
-            states: States::new(count),
-            open: AtomicUsize::new(count),
-            unresolved: AtomicUsize::new(count),
+            states: States::new(),
+            open: AtomicUsize::new(0),
+            unresolved: AtomicUsize::new(0),
             followed: AtomicBool::new(false),
             waiters: Mutex::default(),
         }
     }
 
+    /// Says who is to have the event.
+    pub(crate) fn aim(&mut self, targets: Targets) {
+        let count = targets.len();
+        self.states.extend_to(count);
+        self.open = AtomicUsize::new(count);
+        self.unresolved = AtomicUsize::new(count);
+        self.targets = Some(targets);
+    }
+
+    pub(crate) fn targets(&self) -> &[Arc<Subscribed>] {
+        self.targets.as_deref().unwrap_or_default()
+    }
+
     /// For an event that is in several pipelines, which count together when it is finished.
-    pub(crate) fn shared(self, pipelines: Option<Arc<AtomicUsize>>) -> Self {
-        Self { pipelines, ..self }
+    pub(crate) fn share(&mut self, pipelines: Option<Arc<AtomicUsize>>) {
+        self.pipelines = pipelines;
     }
 
     /// Notes that the event is finished in this pipeline. Returns whether it is in all.
@@ -137,7 +159,7 @@ impl Record {
 
     /// Whether some delivery is left to the log.
     pub(crate) fn is_any_left(&self) -> bool {
-        (0..self.targets.len()).any(|target| self.is_left(target))
+        (0..self.targets().len()).any(|target| self.is_left(target))
     }
 
     /// Whether a delivery was not made, as its subscription went.
@@ -147,7 +169,7 @@ impl Record {
 
     /// Which target a subscription is.
     pub(crate) fn target(&self, subscribed: &Arc<Subscribed>) -> Option<usize> {
-        self.targets
+        self.targets()
             .iter()
             .position(|target| Arc::ptr_eq(target, subscribed))
     }
@@ -196,7 +218,7 @@ impl Record {
 
     /// Resolves whatever is still open or left: the bus has stopped.
     pub(crate) fn stop(&self) {
-        for target in 0..self.targets.len() {
+        for target in 0..self.targets().len() {
             if self.states.stand_of(target) <= LEFT {
                 self.resolve(target, DeliveryOutcome::Stopped);
             }
@@ -230,8 +252,11 @@ impl Record {
                 _ => DeliveryOutcome::Paused,
             }
         };
-        let names = self.targets.iter().map(|target| Arc::clone(target.name()));
-        Some(names.zip((0..self.targets.len()).map(outcome)).collect())
+        let names = self
+            .targets()
+            .iter()
+            .map(|target| Arc::clone(target.name()));
+        Some(names.zip((0..self.targets().len()).map(outcome)).collect())
     }
 
     /// The same, or the waker is told when they are there.
@@ -268,11 +293,17 @@ struct States {
 }
 
 impl States {
-    fn new(count: usize) -> Self {
-        let open = || AtomicU8::new(OPEN);
+    fn new() -> Self {
         Self {
-            inline: std::array::from_fn(|_| open()),
-            more: (INLINE..count).map(|_| open()).collect(),
+            inline: std::array::from_fn(|_| AtomicU8::new(OPEN)),
+            more: Box::default(),
+        }
+    }
+
+    /// Makes room for so many, of which none has changed yet.
+    fn extend_to(&mut self, count: usize) {
+        if count > INLINE {
+            self.more = (INLINE..count).map(|_| AtomicU8::new(OPEN)).collect();
         }
     }
 

@@ -155,7 +155,7 @@ impl Unfinished {
     }
 
     fn add_record(&mut self, record: &Record) {
-        for (target, subscribed) in record.targets.iter().enumerate() {
+        for (target, subscribed) in record.targets().iter().enumerate() {
             if record.is_open(target) {
                 self.waits(subscribed).since(record.accepted_at);
             }

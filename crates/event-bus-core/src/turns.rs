@@ -132,11 +132,11 @@ impl State {
         {
             cursor.keep_left(record);
         }
-        if record.targets[target].is_paused() {
+        if record.targets()[target].is_paused() {
             record.rest(target, Rest::Paused);
             after.tell(Arc::clone(record));
         }
-        record.targets[target].steps.left.up();
+        record.targets()[target].steps.left.up();
         if record.leave(target) {
             self.finish(id, record, after);
             self.admit(after);

@@ -5,32 +5,37 @@
 
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 
-use domain_events::{EventEnvelope, Given, NewEvent, Receipt};
+use domain_events::{Given, NewEvent, Receipt};
 use hashbrown::HashMap;
+use tokio::time::Instant;
 
 use crate::{
     admission::Needs,
+    inside::BusId,
     pipeline::{Pipeline, PipelineId, Pipelines},
+    record::Record,
 };
 
-/// An event on its way in, sealed and not yet accepted.
+/// An event on its way in, sealed and not yet accepted; nobody else holds its record.
 pub(crate) struct Arriving {
-    pub(crate) envelope: Arc<EventEnvelope>,
+    pub(crate) record: Arc<Record>,
     given: Given,
 }
 
 impl Arriving {
-    pub(crate) fn new(event: NewEvent) -> Self {
+    pub(crate) fn new(bus: BusId, event: NewEvent, now: Instant) -> Self {
         let given = event.given();
+        let envelope = event.seal();
         Self {
-            envelope: event.seal(),
+            record: Arc::new(Record::arriving(bus, envelope, now)),
             given,
         }
     }
 
     /// The event as its publisher has given it.
-    pub(crate) fn give_back(self) -> NewEvent {
-        NewEvent::unseal(self.envelope, self.given)
+    pub(crate) fn give_back(self) -> Option<NewEvent> {
+        let record = Arc::into_inner(self.record)?;
+        Some(NewEvent::unseal(record.envelope, self.given))
     }
 }
 

@@ -255,7 +255,7 @@ impl State {
             let wanted = std::mem::replace(&mut waiter.wanted, Wanted::Places);
             let entered = match wanted {
                 Wanted::Events(events) => {
-                    Entered::Events(self.accept_all(events, Instant::now(), after))
+                    Entered::Events(self.accept_all(events, Some(Instant::now()), after))
                 }
                 Wanted::Places | Wanted::PlacesOrLog => {
                     self.take_places(&waiter.needs);

@@ -92,7 +92,7 @@ async fn lead(
 ) -> Option<Led> {
     let record = &Arc::clone(&run.records[place]);
     let mut led = Led::default();
-    for (target, subscribed) in record.targets.iter().enumerate() {
+    for (target, subscribed) in record.targets().iter().enumerate() {
         if run.passed_over.contains(&target) {
             continue;
         }
@@ -149,7 +149,7 @@ impl Led {
         target: usize,
         made: Attempt,
     ) {
-        let subscribed = &record.targets[target];
+        let subscribed = &record.targets()[target];
         let policy = subscribed.subscription.retry_policy();
         match decide(made.ended, policy, 1, made.took, fastrand::f64()) {
             Decision::Done(outcome) => {
