@@ -15,7 +15,7 @@ use crate::{
     inside::{self, BusId},
     subscribed::Subscribed,
     subscriptions::Targets,
-    sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, lock},
+    sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Mutex, lock},
 };
 
 /// How one delivery stands. It holds memory while open.
@@ -52,8 +52,7 @@ pub(crate) struct Record {
     pipelines: Option<Arc<AtomicUsize>>,
     bus: BusId,
     states: States,
-    open: AtomicUsize,
-    unresolved: AtomicUsize,
+    counts: Counts,
     followed: AtomicBool,
     waiters: Mutex<Vec<Waker>>,
 }
@@ -93,8 +92,7 @@ impl Record {
             pipelines: None,
             bus,
             states: States::new(),
-            open: AtomicUsize::new(0),
-            unresolved: AtomicUsize::new(0),
+            counts: Counts::new(0),
             followed: AtomicBool::new(false),
             waiters: Mutex::default(),
         }
@@ -104,8 +102,7 @@ impl Record {
     pub(crate) fn aim(&mut self, targets: Targets) {
         let count = targets.len();
         self.states.extend_to(count);
-        self.open = AtomicUsize::new(count);
-        self.unresolved = AtomicUsize::new(count);
+        self.counts = Counts::new(count);
         self.targets = Some(targets);
     }
 
@@ -126,12 +123,12 @@ impl Record {
 
     /// Whether no delivery holds the event in memory.
     pub(crate) fn is_finished(&self) -> bool {
-        self.open.load(Ordering::Acquire) == 0
+        self.counts.open() == 0
     }
 
     /// How many deliveries hold the event in memory.
     pub(crate) fn open(&self) -> u64 {
-        self.open.load(Ordering::Acquire) as u64
+        self.counts.open()
     }
 
     pub(crate) fn is_open(&self, target: usize) -> bool {
@@ -149,7 +146,7 @@ impl Record {
 
     /// Whether every delivery has an outcome, be it a passing one.
     pub(crate) fn is_resolved(&self) -> bool {
-        self.unresolved.load(Ordering::Acquire) == 0
+        self.counts.unresolved() == 0
     }
 
     /// Whether a delivery is left to the log.
@@ -178,7 +175,7 @@ impl Record {
     pub(crate) fn leave(&self, target: usize) -> bool {
         // Set and not replaced: why the delivery rests stays known.
         let was = self.states.of(target).fetch_or(LEFT, Ordering::AcqRel);
-        was & STAND == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+        was & STAND == OPEN && self.counts.close(false)
     }
 
     /// Notes a delivery's outcome, still to be [told](Self::tell). Returns whether the event is
@@ -191,10 +188,14 @@ impl Record {
             DeliveryOutcome::Stopped | DeliveryOutcome::Parked | DeliveryOutcome::Paused => STOPPED,
         };
         let was = self.states.of(target).swap(code, Ordering::AcqRel);
-        if was <= LEFT {
-            self.unresolved.fetch_sub(1, Ordering::AcqRel);
+        let is_resolved = was <= LEFT;
+        if was & STAND == OPEN {
+            return self.counts.close(is_resolved);
         }
-        was & STAND == OPEN && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+        if is_resolved {
+            self.counts.resolve();
+        }
+        false
     }
 
     /// Notes, still to be [told](Self::tell), why a delivery rests.
@@ -204,7 +205,7 @@ impl Record {
             Rest::Paused => PAUSED,
         };
         if self.states.of(target).fetch_or(why, Ordering::AcqRel) <= LEFT {
-            self.unresolved.fetch_sub(1, Ordering::AcqRel);
+            self.counts.resolve();
         }
     }
 
@@ -212,7 +213,7 @@ impl Record {
     pub(crate) fn go_on(&self, target: usize) {
         let was = self.states.of(target).fetch_and(STAND, Ordering::AcqRel);
         if was & STAND <= LEFT && was > LEFT {
-            self.unresolved.fetch_add(1, Ordering::AcqRel);
+            self.counts.go_on();
         }
     }
 
@@ -229,7 +230,7 @@ impl Record {
     /// Wakes those who wait for the last outcome, if it is there. A waker is anybody's code: not to
     /// be called under the lock.
     pub(crate) fn tell(&self) {
-        if !self.is_resolved() {
+        if !self.counts.is_to_be_told() {
             return;
         }
         let waiters = std::mem::take(&mut *lock(&self.waiters));
@@ -265,6 +266,7 @@ impl Record {
             return Poll::Ready(outcomes);
         }
         wait(&self.waiters, waker);
+        self.counts.wait();
         // The last outcome may have come before the waker was in its place.
         self.outcomes().map_or(Poll::Pending, Poll::Ready)
     }
@@ -280,6 +282,59 @@ impl Handling for Record {
             self.poll_outcomes(cx.waker())
                 .map(|outcomes| Ok(Handled { outcomes }))
         }))
+    }
+}
+
+/// How many deliveries are open and unresolved, and whether somebody has ever waited for the last
+/// outcome: in one word, so that a delivery is closed by one write and nobody waits unseen.
+struct Counts(AtomicU64);
+
+impl Counts {
+    const UNRESOLVED: u64 = 1;
+    const OPEN: u64 = 1 << 31;
+    const WAITED: u64 = 1 << 62;
+
+    fn new(count: usize) -> Self {
+        Self(AtomicU64::new(
+            count as u64 * (Self::UNRESOLVED + Self::OPEN),
+        ))
+    }
+
+    fn unresolved(&self) -> u64 {
+        self.0.load(Ordering::Acquire) % Self::OPEN
+    }
+
+    fn open(&self) -> u64 {
+        Self::open_of(self.0.load(Ordering::Acquire))
+    }
+
+    fn open_of(counts: u64) -> u64 {
+        counts % Self::WAITED / Self::OPEN
+    }
+
+    /// Notes that a delivery is open no more, and whether it is resolved by that. Returns whether it
+    /// was the last open one.
+    fn close(&self, is_resolved: bool) -> bool {
+        let less = Self::OPEN + u64::from(is_resolved) * Self::UNRESOLVED;
+        Self::open_of(self.0.fetch_sub(less, Ordering::AcqRel)) == 1
+    }
+
+    fn resolve(&self) {
+        self.0.fetch_sub(Self::UNRESOLVED, Ordering::AcqRel);
+    }
+
+    fn go_on(&self) {
+        self.0.fetch_add(Self::UNRESOLVED, Ordering::AcqRel);
+    }
+
+    /// Notes that somebody waits; who then finds something unresolved is told.
+    fn wait(&self) {
+        self.0.fetch_or(Self::WAITED, Ordering::AcqRel);
+    }
+
+    fn is_to_be_told(&self) -> bool {
+        let counts = self.0.load(Ordering::Acquire);
+        counts & Self::WAITED != 0 && counts % Self::OPEN == 0
     }
 }
 
