@@ -12,7 +12,7 @@ use crate::{
     pipeline::PipelineId,
     record::Record,
     state::State,
-    subscriptions::{Subscriptions, Targets},
+    subscriptions::{Lent, Subscriptions},
     sync::AtomicUsize,
     waiters::{Arriving, Wanted},
 };
@@ -110,7 +110,7 @@ impl State {
             ..
         } = self;
         figures.accepted += 1;
-        let route = subscriptions.route(record.envelope.event_type());
+        let route = subscriptions.lend_route(record.envelope.event_type());
         if route.is_empty() {
             figures.finished += 1;
             after.dropped.push(Box::new(record));
@@ -118,12 +118,13 @@ impl State {
         }
         figures.in_flight += 1;
         let now = now.unwrap_or(record.accepted_at);
-        let mut put = |mut record: Arc<Record>, (id, targets): &(PipelineId, Targets), shared| {
+        let mut put = |mut record: Arc<Record>, (id, lent): &mut (PipelineId, Lent), shared| {
+            let targets = lent.lend();
             targets.iter().for_each(|target| target.steps.matching.up());
             if let Some(record) = Arc::get_mut(&mut record) {
                 record.accepted_at = now;
                 record.marks.has_room = true;
-                record.aim(Arc::clone(targets));
+                record.aim(targets);
                 record.share(shared);
             }
             if let Some(pipeline) = pipelines.get_mut(*id) {
@@ -132,16 +133,16 @@ impl State {
             }
             record
         };
-        match &**route {
+        match &mut **route {
             [only] => put(record, only, None),
             all => {
                 let shared = Arc::new(AtomicUsize::new(all.len()));
-                let put = |part| {
+                let put = |part: &mut _| {
                     let envelope = Arc::clone(&record.envelope);
                     let record = Arc::new(Record::arriving(*bus, envelope, now));
                     put(record, part, Some(Arc::clone(&shared)))
                 };
-                Followed::new(*bus, all.iter().map(put).collect::<Vec<_>>())
+                Followed::new(*bus, all.iter_mut().map(put).collect::<Vec<_>>())
             }
         }
     }

@@ -58,7 +58,37 @@ pub(crate) struct Member {
 pub(crate) type Targets = Arc<[Arc<Subscribed>]>;
 
 /// Who wants an event, by pipeline: highest priority first, equal ones in order of registration.
-pub(crate) type Route = Arc<[(PipelineId, Targets)]>;
+pub(crate) type Route = Box<[(PipelineId, Lent)]>;
+
+/// How many events hold one list of targets.
+const MOST_LENT: usize = 64;
+
+/// Targets to be held by events: a list of its own for every few of them, as the count of those who
+/// hold one would be passed to and fro between the processors of publishers and workers.
+#[derive(Clone)]
+pub(crate) struct Lent {
+    targets: Targets,
+    times: usize,
+}
+
+impl Lent {
+    pub(crate) fn lend(&mut self) -> Targets {
+        if self.times == MOST_LENT {
+            *self = self.targets.iter().cloned().collect();
+        }
+        self.times += 1;
+        Arc::clone(&self.targets)
+    }
+}
+
+impl FromIterator<Arc<Subscribed>> for Lent {
+    fn from_iter<I: IntoIterator<Item = Arc<Subscribed>>>(targets: I) -> Self {
+        Self {
+            targets: targets.into_iter().collect(),
+            times: 0,
+        }
+    }
+}
 
 /// All subscriptions of a bus, highest priority first, equal ones in order of registration.
 #[derive(Default)]
@@ -144,6 +174,14 @@ impl Subscriptions {
         self.by_type.get(event_type).unwrap_or(&self.to_all)
     }
 
+    /// The same, to be lent to an event.
+    pub(crate) fn lend_route(&mut self, event_type: &str) -> &mut Route {
+        match self.by_type.get_mut(event_type) {
+            Some(route) => route,
+            None => &mut self.to_all,
+        }
+    }
+
     /// How many of the events the default pipeline wants.
     pub(crate) fn count_shared(&self, events: &[NewEvent]) -> usize {
         let shared = |event: &&NewEvent| {
@@ -161,7 +199,13 @@ impl Subscriptions {
         position: Position,
     ) -> Targets {
         let mut parts = self.route(event_type).iter();
-        let Some((_, matching)) = parts.find(|(id, _)| *id == pipeline) else {
+        let Some((
+            _,
+            Lent {
+                targets: matching, ..
+            },
+        )) = parts.find(|(id, _)| *id == pipeline)
+        else {
             return Targets::default();
         };
         if position > self.joined_through {
@@ -205,7 +249,7 @@ impl Subscriptions {
         }
         let parts = parts.into_iter();
         parts
-            .map(|(pipeline, targets)| (pipeline, targets.into()))
+            .map(|(pipeline, targets)| (pipeline, targets.into_iter().collect()))
             .collect()
     }
 }
