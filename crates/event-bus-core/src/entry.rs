@@ -151,8 +151,15 @@ impl State {
 /// How many places the events need of each pipeline (P4): none where nobody wants them (D7).
 pub(crate) fn needs(subscriptions: &Subscriptions, events: &[Arriving]) -> Needs {
     let mut needs = Needs::default();
+    let mut last = None;
     for Arriving { record, .. } in events {
-        for (pipeline, _) in subscriptions.route(record.envelope.event_type()).iter() {
+        let event_type = record.envelope.event_type();
+        let route = match last {
+            Some((same, route)) if std::ptr::eq(same, event_type) => route,
+            _ => subscriptions.route(event_type),
+        };
+        last = Some((event_type, route));
+        for (pipeline, _) in route {
             needs.add(*pipeline, 1);
         }
     }
