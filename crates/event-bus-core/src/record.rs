@@ -1,7 +1,7 @@
 //! One accepted event in the memory of one pipeline: what its deliveries and its receipt share.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     task::{Poll, Waker},
 };
 
@@ -39,7 +39,8 @@ pub(crate) enum Rest {
     Paused,
 }
 
-/// An accepted event with the state of each of its deliveries.
+/// An accepted event with the state of each of its deliveries; with the counts of its `Arc` in 120
+/// bytes, up to which allocators have the quickest lists.
 pub(crate) struct Record {
     pub(crate) envelope: Arc<EventEnvelope>,
     /// `None` until the event is taken in.
@@ -48,13 +49,23 @@ pub(crate) struct Record {
     pub(crate) urgency: Urgency,
     pub(crate) accepted_at: Instant,
     pub(crate) marks: Marks,
-    /// In how many pipelines the event is not finished; `None` where it is in no other.
-    pipelines: Option<Arc<AtomicUsize>>,
     bus: BusId,
-    states: States,
+    states: [AtomicU8; INLINE],
     counts: Counts,
     followed: AtomicBool,
-    waiters: Mutex<Vec<Waker>>,
+    /// Made for the first who waits.
+    waiters: OnceLock<Box<Mutex<Vec<Waker>>>>,
+    /// `None` for most.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few records have.
+#[derive(Default)]
+struct Rare {
+    /// In how many pipelines the event is not finished; `None` where it is in no other.
+    pipelines: Option<Arc<AtomicUsize>>,
+    /// The states of the deliveries after the first ones.
+    more: Box<[AtomicU8]>,
 }
 
 /// What is known of an event when it is taken in.
@@ -89,19 +100,22 @@ impl Record {
             targets: None,
             accepted_at,
             marks: Marks::default(),
-            pipelines: None,
             bus,
-            states: States::new(),
+            states: std::array::from_fn(|_| AtomicU8::new(OPEN)),
             counts: Counts::new(0),
             followed: AtomicBool::new(false),
-            waiters: Mutex::default(),
+            waiters: OnceLock::new(),
+            rare: None,
         }
     }
 
     /// Says who is to have the event.
     pub(crate) fn aim(&mut self, targets: Targets) {
         let count = targets.len();
-        self.states.extend_to(count);
+        if count > INLINE {
+            let more = (INLINE..count).map(|_| AtomicU8::new(OPEN));
+            self.rare.get_or_insert_default().more = more.collect();
+        }
         self.counts = Counts::new(count);
         self.targets = Some(targets);
     }
@@ -112,13 +126,27 @@ impl Record {
 
     /// For an event that is in several pipelines, which count together when it is finished.
     pub(crate) fn share(&mut self, pipelines: Option<Arc<AtomicUsize>>) {
-        self.pipelines = pipelines;
+        if pipelines.is_some() {
+            self.rare.get_or_insert_default().pipelines = pipelines;
+        }
     }
 
     /// Notes that the event is finished in this pipeline. Returns whether it is in all.
     pub(crate) fn leave_pipeline(&self) -> bool {
         let last = |count: &Arc<AtomicUsize>| count.fetch_sub(1, Ordering::AcqRel) == 1;
-        self.pipelines.as_ref().is_none_or(last)
+        let pipelines = self.rare.as_ref().and_then(|rare| rare.pipelines.as_ref());
+        pipelines.is_none_or(last)
+    }
+
+    fn state(&self, target: usize) -> &AtomicU8 {
+        let more = || self.rare.as_deref().map_or(&[][..], |rare| &rare.more);
+        self.states
+            .get(target)
+            .unwrap_or_else(|| &more()[target - INLINE])
+    }
+
+    fn stand_of(&self, target: usize) -> u8 {
+        self.state(target).load(Ordering::Acquire) & STAND
     }
 
     /// Whether no delivery holds the event in memory.
@@ -132,7 +160,7 @@ impl Record {
     }
 
     pub(crate) fn is_open(&self, target: usize) -> bool {
-        self.states.stand_of(target) == OPEN
+        self.stand_of(target) == OPEN
     }
 
     /// Whether somebody holds a receipt of the event.
@@ -151,7 +179,7 @@ impl Record {
 
     /// Whether a delivery is left to the log.
     pub(crate) fn is_left(&self, target: usize) -> bool {
-        self.states.stand_of(target) == LEFT
+        self.stand_of(target) == LEFT
     }
 
     /// Whether some delivery is left to the log.
@@ -161,7 +189,7 @@ impl Record {
 
     /// Whether a delivery was not made, as its subscription went.
     pub(crate) fn is_stopped(&self, target: usize) -> bool {
-        self.states.stand_of(target) == STOPPED
+        self.stand_of(target) == STOPPED
     }
 
     /// Which target a subscription is.
@@ -174,7 +202,7 @@ impl Record {
     /// Leaves a delivery to the log. Returns whether the event is finished by that.
     pub(crate) fn leave(&self, target: usize) -> bool {
         // Set and not replaced: why the delivery rests stays known.
-        let was = self.states.of(target).fetch_or(LEFT, Ordering::AcqRel);
+        let was = self.state(target).fetch_or(LEFT, Ordering::AcqRel);
         was & STAND == OPEN && self.counts.close(false)
     }
 
@@ -187,7 +215,7 @@ impl Record {
             DeliveryOutcome::Dead => DEAD,
             DeliveryOutcome::Stopped | DeliveryOutcome::Parked | DeliveryOutcome::Paused => STOPPED,
         };
-        let was = self.states.of(target).swap(code, Ordering::AcqRel);
+        let was = self.state(target).swap(code, Ordering::AcqRel);
         let is_resolved = was <= LEFT;
         if was & STAND == OPEN {
             return self.counts.close(is_resolved);
@@ -204,14 +232,14 @@ impl Record {
             Rest::Parked => PARKED,
             Rest::Paused => PAUSED,
         };
-        if self.states.of(target).fetch_or(why, Ordering::AcqRel) <= LEFT {
+        if self.state(target).fetch_or(why, Ordering::AcqRel) <= LEFT {
             self.counts.resolve();
         }
     }
 
     /// Notes that a delivery rests no more.
     pub(crate) fn go_on(&self, target: usize) {
-        let was = self.states.of(target).fetch_and(STAND, Ordering::AcqRel);
+        let was = self.state(target).fetch_and(STAND, Ordering::AcqRel);
         if was & STAND <= LEFT && was > LEFT {
             self.counts.go_on();
         }
@@ -220,7 +248,7 @@ impl Record {
     /// Resolves whatever is still open or left: the bus has stopped.
     pub(crate) fn stop(&self) {
         for target in 0..self.targets().len() {
-            if self.states.stand_of(target) <= LEFT {
+            if self.stand_of(target) <= LEFT {
                 self.resolve(target, DeliveryOutcome::Stopped);
             }
         }
@@ -233,8 +261,10 @@ impl Record {
         if !self.counts.is_to_be_told() {
             return;
         }
-        let waiters = std::mem::take(&mut *lock(&self.waiters));
-        waiters.into_iter().for_each(wake);
+        if let Some(waiters) = self.waiters.get() {
+            let waiters = std::mem::take(&mut *lock(waiters));
+            waiters.into_iter().for_each(wake);
+        }
     }
 
     /// The name and the outcome of every delivery, once all have one.
@@ -243,7 +273,7 @@ impl Record {
             return None;
         }
         let outcome = |target| {
-            let state = self.states.of(target).load(Ordering::Acquire);
+            let state = self.state(target).load(Ordering::Acquire);
             match state & STAND {
                 HANDLED => DeliveryOutcome::Handled,
                 SKIPPED => DeliveryOutcome::Skipped,
@@ -265,7 +295,7 @@ impl Record {
         if let Some(outcomes) = self.outcomes() {
             return Poll::Ready(outcomes);
         }
-        wait(&self.waiters, waker);
+        wait(self.waiters.get_or_init(Box::default), waker);
         self.counts.wait();
         // The last outcome may have come before the waker was in its place.
         self.outcomes().map_or(Poll::Pending, Poll::Ready)
@@ -341,42 +371,18 @@ impl Counts {
 /// How many deliveries an event can have before their states need memory of their own.
 const INLINE: usize = 8;
 
-/// The states of an event's deliveries.
-struct States {
-    inline: [AtomicU8; INLINE],
-    more: Box<[AtomicU8]>,
-}
-
-impl States {
-    fn new() -> Self {
-        Self {
-            inline: std::array::from_fn(|_| AtomicU8::new(OPEN)),
-            more: Box::default(),
-        }
-    }
-
-    /// Makes room for so many, of which none has changed yet.
-    fn extend_to(&mut self, count: usize) {
-        if count > INLINE {
-            self.more = (INLINE..count).map(|_| AtomicU8::new(OPEN)).collect();
-        }
-    }
-
-    fn of(&self, target: usize) -> &AtomicU8 {
-        self.inline
-            .get(target)
-            .unwrap_or_else(|| &self.more[target - INLINE])
-    }
-
-    fn stand_of(&self, target: usize) -> u8 {
-        self.of(target).load(Ordering::Acquire) & STAND
-    }
-}
-
 /// Adds a waker, once however often its task polls.
 pub(crate) fn wait(waiters: &Mutex<Vec<Waker>>, waker: &Waker) {
     let mut waiters = lock(waiters);
     if !waiters.iter().any(|other| other.will_wake(waker)) {
         waiters.push(waker.clone());
+    }
+}
+
+#[cfg(all(test, not(shuttle), target_pointer_width = "64"))]
+mod tests {
+    #[test]
+    fn a_record_is_no_larger_than_it_says() {
+        assert!(size_of::<super::Record>() + 2 * size_of::<usize>() <= 120);
     }
 }
