@@ -58,8 +58,10 @@ impl<T, U> Guarded<T, U> {
 
     /// Drops the future. A panic of its drop is an error.
     fn discard(&mut self) -> Result<(), String> {
-        let future = self.future.take();
-        call(self.bus, || drop(future))
+        match self.future.take() {
+            Some(future) => call(self.bus, || drop(future)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Meters(Box<[OnceLock<Box<SubscriptionMeters>>]>);
 
 impl Meters {
     pub(crate) fn new(workers: usize) -> Self {
-        let shards = workers.clamp(1, MOST_SHARDS);
+        let shards = workers.clamp(1, MOST_SHARDS).next_power_of_two();
         Self((0..shards).map(|_| OnceLock::new()).collect())
     }
 
@@ -29,7 +29,12 @@ impl Meters {
 
     /// The set of a worker.
     pub(crate) fn of(&self, worker: usize) -> &SubscriptionMeters {
-        self.0[worker % self.0.len()].get_or_init(Box::default)
+        self.0[self.set_of(worker)].get_or_init(Box::default)
+    }
+
+    /// The number of a worker's set; the count of sets is a power of two, as a division takes long.
+    pub(crate) fn set_of(&self, worker: usize) -> usize {
+        worker & (self.0.len() - 1)
     }
 
     /// The set for what is counted under the lock.

@@ -88,7 +88,7 @@ impl Subscribed {
 
     /// The name, for a worker to hand out.
     pub(crate) fn name_for(&self, worker: usize) -> Arc<str> {
-        Arc::clone(&self.names[worker % self.names.len()])
+        Arc::clone(&self.names[self.meters.set_of(worker)])
     }
 
     pub(crate) fn is_removed(&self) -> bool {

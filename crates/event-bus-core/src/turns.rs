@@ -86,8 +86,7 @@ impl State {
     pub(crate) fn settle(&mut self, id: PipelineId, run: &mut Run, after: &mut After) {
         for place in run.settled..run.done() {
             if run.finished[place] {
-                let record = Arc::clone(&run.records[place]);
-                self.finish(id, &record, after);
+                self.finish(id, &run.records[place], after);
             }
         }
         if let Some(pipeline) = self.pipelines.get_mut(id) {

@@ -57,14 +57,14 @@ pub(crate) async fn run(engine: Arc<Engine>, worker: Worker) {
 /// Leads the events of a run through their subscriptions, as long as nothing speaks against it.
 /// `None` where the bus was stopped meanwhile.
 async fn lead_all(engine: &Arc<Engine>, worker: &Worker, run: &mut Run) -> Option<()> {
-    let began = Instant::now();
-    let mut now = began;
+    let mut now = Instant::now();
+    let long = now + LONGEST_RUN;
     for place in 0..run.records.len() {
         let led = lead(engine, worker, run, place, &mut now).await?;
         run.finished.push(led.finished);
         // A subscription that was blocked meanwhile is passed over from the next event on; and a
         // handler that took its time makes others wait who may be more urgent.
-        if led.blocked || led.waited || now.saturating_duration_since(began) > LONGEST_RUN {
+        if led.blocked || led.waited || now > long {
             break;
         }
     }
