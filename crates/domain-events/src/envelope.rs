@@ -141,6 +141,10 @@ impl EventEnvelope {
     /// # Errors
     /// When the event is of another type, damaged, or its payload is not JSON of `E`.
     pub fn typed<E: DomainEvent>(self: &Arc<Self>) -> Result<Event<E>, DecodeError> {
+        Arc::clone(self).into_typed()
+    }
+
+    pub(crate) fn into_typed<E: DomainEvent>(self: Arc<Self>) -> Result<Event<E>, DecodeError> {
         if self.event_type() != E::EVENT_TYPE {
             return Err(DecodeError::OtherType {
                 expected: E::EVENT_TYPE.to_owned(),
@@ -150,7 +154,7 @@ impl EventEnvelope {
         if self.damaged {
             return Err(DecodeError::Damaged);
         }
-        Ok(Event::new(self.payload.decoded()?, Arc::clone(self)))
+        Ok(Event::new(self.payload.decoded()?, self))
     }
 }
 

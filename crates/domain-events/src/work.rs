@@ -55,7 +55,8 @@ impl Erased {
     pub(crate) fn one<E: DomainEvent>(
         work: impl Fn(Event<E>, HandlerContext) -> Work + Send + Sync + 'static,
     ) -> Self {
-        let call = move |envelope: Arc<EventEnvelope>, cx| Ok(work(envelope.typed::<E>()?, cx));
+        let call =
+            move |envelope: Arc<EventEnvelope>, cx| Ok(work(envelope.into_typed::<E>()?, cx));
         Self::One(Arc::new(call))
     }
 
@@ -76,7 +77,8 @@ impl Erased {
     ) -> Self {
         let call = move |items: Items| {
             let count = items.len();
-            let typed = |(envelope, cx): (Arc<EventEnvelope>, _)| Ok((envelope.typed::<E>()?, cx));
+            let typed =
+                |(envelope, cx): (Arc<EventEnvelope>, _)| Ok((envelope.into_typed::<E>()?, cx));
             let items = items.into_iter().map(typed);
             let handling = handler(Batch::new(items.collect::<Result<_, DecodeError>>()?));
             let results = async move { results(handling.await, count) };
