@@ -364,7 +364,7 @@ impl Counts {
 
     fn is_to_be_told(&self) -> bool {
         let counts = self.0.load(Ordering::Acquire);
-        counts & Self::WAITED != 0 && counts % Self::OPEN == 0
+        counts & Self::WAITED != 0 && counts.is_multiple_of(Self::OPEN)
     }
 }
 
