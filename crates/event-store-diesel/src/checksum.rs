@@ -48,6 +48,8 @@ impl Sum {
         }
     }
 
+    // Inlined, so that what has a known length is copied without a call.
+    #[inline(always)]
     fn update(&mut self, bytes: &[u8]) {
         let end = self.len + bytes.len();
         if let Some(room) = self.gathered.get_mut(self.len..end) {
@@ -55,6 +57,11 @@ impl Sum {
             self.len = end;
             return;
         }
+        self.pass_on(bytes);
+    }
+
+    #[inline(never)]
+    fn pass_on(&mut self, bytes: &[u8]) {
         self.crc.update(&self.gathered[..self.len]);
         self.len = 0;
         self.crc.update(bytes);
