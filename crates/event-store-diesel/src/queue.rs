@@ -2,20 +2,22 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::{self, Thread},
 };
 
 /// Work that waits for a thread.
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
-    changed: Condvar,
 }
 
 struct State<T> {
     waiting: VecDeque<T>,
     closed: bool,
-    /// How many threads wait for work.
-    idle: usize,
+    /// Threads that wait for work. The last to have come is the first to get some: what it has read
+    /// from the file is more likely to be still at hand.
+    idle: Vec<Thread>,
 }
 
 impl<T> Queue<T> {
@@ -23,11 +25,10 @@ impl<T> Queue<T> {
         let state = State {
             waiting: VecDeque::new(),
             closed: false,
-            idle: 0,
+            idle: Vec::new(),
         };
         Self {
             state: Mutex::new(state),
-            changed: Condvar::new(),
         }
     }
 
@@ -38,32 +39,40 @@ impl<T> Queue<T> {
             return Err(work);
         }
         state.waiting.push_back(work);
-        let somebody_waits = state.idle > 0;
+        let idle = state.idle.pop();
         drop(state);
-        // To wake nobody takes a system call, too.
-        if somebody_waits {
-            self.changed.notify_one();
+        if let Some(idle) = idle {
+            idle.unpark();
         }
         Ok(())
     }
 
     /// Waits for work and lets `pick` take of it; `None` when the queue is closed and empty.
     pub(crate) fn take<R>(&self, pick: impl FnOnce(&mut VecDeque<T>) -> R) -> Option<R> {
-        let mut state = self.lock();
-        let waits = |state: &mut State<T>| state.waiting.is_empty() && !state.closed;
-        state.idle += 1;
-        let mut state = self
-            .changed
-            .wait_while(state, waits)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.idle -= 1;
-        (!state.waiting.is_empty()).then(|| pick(&mut state.waiting))
+        loop {
+            let mut state = self.lock();
+            if !state.waiting.is_empty() {
+                return Some(pick(&mut state.waiting));
+            }
+            if state.closed {
+                return None;
+            }
+            let me = thread::current();
+            // It may have been woken by something else, and still be among them.
+            state.idle.retain(|idle| idle.id() != me.id());
+            state.idle.push(me);
+            drop(state);
+            thread::park();
+        }
     }
 
     /// Refuses further work; what waits is still done.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        let idle = mem::take(&mut state.idle);
+        drop(state);
+        idle.iter().for_each(Thread::unpark);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -73,6 +82,8 @@ impl<T> Queue<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -83,5 +94,33 @@ mod tests {
         assert_eq!(queue.push(2), Err(2));
         assert_eq!(queue.take(VecDeque::pop_front), Some(Some(1)));
         assert_eq!(queue.take(VecDeque::pop_front), None);
+    }
+
+    #[test]
+    fn who_waits_last_is_the_first_to_get_work() {
+        let queue = Queue::new();
+        let (send, took) = mpsc::channel();
+        thread::scope(|scope| {
+            for number in 0..3 {
+                let send = send.clone();
+                let queue = &queue;
+                scope.spawn(move || {
+                    while let Some(work) = queue.take(VecDeque::pop_front) {
+                        send.send((number, work)).unwrap();
+                    }
+                });
+                while queue.lock().idle.len() <= number {
+                    thread::yield_now();
+                }
+            }
+            for work in 0..10 {
+                queue.push(work).unwrap();
+                assert_eq!(took.recv().unwrap(), (2, Some(work)));
+                while queue.lock().idle.len() < 3 {
+                    thread::yield_now();
+                }
+            }
+            queue.close();
+        });
     }
 }
