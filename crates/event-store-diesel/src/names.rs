@@ -32,10 +32,10 @@ impl Names {
         for (index, row) in rows.iter().enumerate() {
             let before = index.checked_sub(1).map(|before| &rows[before]);
             if before.is_none_or(|before| before.type_key() != row.type_key()) {
-                event_types.push((index, self.event_type_of(conn, row)?));
+                event_types.push((index, self.event_type(conn, row.type_key())?));
             }
             if before.is_none_or(|before| before.aggregate_key() != row.aggregate_key()) {
-                aggregates.push((index, self.aggregate_of(conn, row)?));
+                aggregates.push((index, self.aggregate(conn, row.aggregate_key())?));
             }
         }
         Ok(Page {
@@ -77,31 +77,9 @@ impl Names {
         row: &FoundRow,
     ) -> QueryResult<(Option<Arc<str>>, Option<AggregateRef>)> {
         Ok((
-            self.event_type_of(conn, row)?,
-            self.aggregate_of(conn, row)?,
+            self.event_type(conn, row.type_key())?,
+            self.aggregate(conn, row.aggregate_key())?,
         ))
-    }
-
-    fn event_type_of(
-        &mut self,
-        conn: &mut SqliteConnection,
-        row: &FoundRow,
-    ) -> QueryResult<Option<Arc<str>>> {
-        match row.type_key() {
-            Some(key) => self.event_type(conn, key),
-            None => Ok(None),
-        }
-    }
-
-    fn aggregate_of(
-        &mut self,
-        conn: &mut SqliteConnection,
-        row: &FoundRow,
-    ) -> QueryResult<Option<AggregateRef>> {
-        match row.aggregate_key() {
-            Some(key) => self.aggregate(conn, key),
-            None => Ok(None),
-        }
     }
 
     /// The type with this key.

@@ -336,9 +336,20 @@ pub(crate) fn events_between(
         .filter(found_events::position.le(last))
         .order(found_events::position)
         .select(found_events::all_columns)
-        .load_iter::<_, DefaultLoadingMode>(conn)?
-        .take(limit)
-        .collect()
+        .load_iter(conn)
+        .and_then(|rows| page(rows, limit))
+}
+
+/// The first `limit` of `rows`.
+fn page(
+    rows: impl Iterator<Item = QueryResult<FoundRow>>,
+    limit: usize,
+) -> QueryResult<Vec<FoundRow>> {
+    let mut page = Vec::with_capacity(limit.min(1_024));
+    for row in rows.take(limit) {
+        page.push(row?);
+    }
+    Ok(page)
 }
 
 pub(crate) fn events_of_aggregate(
@@ -355,9 +366,8 @@ pub(crate) fn events_of_aggregate(
         .filter(found_events::position.gt(after))
         .order(found_events::version)
         .select(found_events::all_columns)
-        .load_iter::<_, DefaultLoadingMode>(conn)?
-        .take(limit)
-        .collect()
+        .load_iter(conn)
+        .and_then(|rows| page(rows, limit))
 }
 
 /// Events of a type after a position, up to another one.
@@ -374,9 +384,8 @@ pub(crate) fn events_of_type(
         .filter(found_events::position.le(last))
         .order(found_events::position)
         .select(found_events::all_columns)
-        .load_iter::<_, DefaultLoadingMode>(conn)?
-        .take(limit)
-        .collect()
+        .load_iter(conn)
+        .and_then(|rows| page(rows, limit))
 }
 
 /// The event that began a chain, if it is after a position.
@@ -409,9 +418,8 @@ pub(crate) fn events_of_chain(
         .filter(found_events::position.gt(after))
         .order(found_events::position)
         .select(found_events::all_columns)
-        .load_iter::<_, DefaultLoadingMode>(conn)?
-        .take(limit)
-        .collect()
+        .load_iter(conn)
+        .and_then(|rows| page(rows, limit))
 }
 
 // The log: counting

@@ -76,40 +76,80 @@ impl<'a> EventRow<'a> {
 #[derive(Debug)]
 pub(crate) struct FoundRow {
     position: i64,
-    event_id: Option<FoundId>,
-    type_key: Option<i64>,
-    aggregate_key: Option<i64>,
-    version: Option<i64>,
-    schema_version: Option<i64>,
-    urgency: Option<i64>,
-    payload: Option<Vec<u8>>,
+    event_id: [u8; 16],
+    type_key: i64,
+    aggregate_key: i64,
+    version: i64,
+    schema_version: i64,
+    urgency: i64,
+    payload: Vec<u8>,
     metadata: Option<Vec<u8>>,
-    correlation_id: Option<FoundId>,
-    causation_id: Option<FoundId>,
-    occurred_at: Option<i64>,
-    recorded_at: Option<i64>,
-    checksum: Option<i64>,
+    correlation_id: [u8; 16],
+    causation_id: Option<[u8; 16]>,
+    occurred_at: i64,
+    recorded_at: i64,
+    checksum: i64,
+    /// Whether nothing is missing; what is, is zero or empty.
+    is_whole: bool,
 }
 
 /// Written out, because Diesel would move each column several times.
 impl FromSqlRow<found_events::SqlType, Sqlite> for FoundRow {
     fn build_from_row<'a>(row: &impl Row<'a, Sqlite>) -> deserialize::Result<Self> {
+        let mut columns = Columns {
+            row,
+            is_whole: true,
+        };
         Ok(Self {
-            position: number(row, 0).unwrap_or(0),
-            event_id: id(row, 1),
-            type_key: number(row, 2),
-            aggregate_key: number(row, 3),
-            version: number(row, 4),
-            schema_version: number(row, 5),
-            urgency: number(row, 6),
-            payload: bytes(row, 7),
+            position: columns.number(0),
+            event_id: columns.id(1),
+            type_key: columns.number(2),
+            aggregate_key: columns.number(3),
+            version: columns.number(4),
+            schema_version: columns.number(5),
+            urgency: columns.number(6),
+            payload: columns.bytes(7),
             metadata: bytes(row, 8),
-            correlation_id: id(row, 9),
-            causation_id: id(row, 10),
-            occurred_at: number(row, 11),
-            recorded_at: number(row, 12),
-            checksum: number(row, 13),
+            correlation_id: columns.id(9),
+            causation_id: columns.optional_id(10),
+            occurred_at: columns.number(11),
+            recorded_at: columns.number(12),
+            checksum: columns.number(13),
+            is_whole: columns.is_whole,
         })
+    }
+}
+
+/// The columns of a row, and whether all of them have been what they have to be.
+struct Columns<'r, R> {
+    row: &'r R,
+    is_whole: bool,
+}
+
+impl<'a, R: Row<'a, Sqlite>> Columns<'_, R> {
+    fn number(&mut self, column: usize) -> i64 {
+        let number = number(self.row, column);
+        self.there(number)
+    }
+
+    fn bytes(&mut self, column: usize) -> Vec<u8> {
+        let bytes = bytes(self.row, column);
+        self.there(bytes)
+    }
+
+    fn id(&mut self, column: usize) -> [u8; 16] {
+        let id = self.optional_id(column);
+        self.there(id)
+    }
+
+    fn optional_id(&mut self, column: usize) -> Option<[u8; 16]> {
+        let id = id(self.row, column)?;
+        Some(self.there(id))
+    }
+
+    fn there<T: Default>(&mut self, found: Option<T>) -> T {
+        self.is_whole &= found.is_some();
+        found.unwrap_or_default()
     }
 }
 
@@ -123,20 +163,11 @@ fn bytes<'a>(row: &impl Row<'a, Sqlite>, column: usize) -> Option<Vec<u8>> {
     field.value().map(|mut value| value.read_blob().to_vec())
 }
 
-fn id<'a>(row: &impl Row<'a, Sqlite>, column: usize) -> Option<FoundId> {
+/// The bytes of an id, where there is one; `None` inside where there are not 16.
+fn id<'a>(row: &impl Row<'a, Sqlite>, column: usize) -> Option<Option<[u8; 16]>> {
     let field = row.get(column)?;
-    let id = |mut value: SqliteValue<'_, '_, '_>| FoundId(value.read_blob().try_into().ok());
+    let id = |mut value: SqliteValue<'_, '_, '_>| value.read_blob().try_into().ok();
     field.value().map(id)
-}
-
-/// The bytes of an id, if there are 16.
-#[derive(Debug)]
-pub(crate) struct FoundId(Option<[u8; 16]>);
-
-impl FoundId {
-    fn or_zero(found: Option<&Self>) -> [u8; 16] {
-        found.and_then(|id| id.0).unwrap_or_default()
-    }
 }
 
 impl FoundRow {
@@ -144,11 +175,13 @@ impl FoundRow {
         self.position
     }
 
-    pub(crate) fn type_key(&self) -> Option<i64> {
+    /// The key of the type; zero, which is none, where it is missing.
+    pub(crate) fn type_key(&self) -> i64 {
         self.type_key
     }
 
-    pub(crate) fn aggregate_key(&self) -> Option<i64> {
+    /// The key of the aggregate; zero, which is none, where it is missing.
+    pub(crate) fn aggregate_key(&self) -> i64 {
         self.aggregate_key
     }
 
@@ -171,19 +204,19 @@ impl FoundRow {
         let metadata = self.event_metadata();
         let intact = known && metadata.is_some() && self.is_intact(event_type, &aggregate);
         let envelope = EventEnvelope::from_log(
-            EventId::from_bytes(FoundId::or_zero(self.event_id.as_ref())),
+            EventId::from_bytes(self.event_id),
             event_type,
-            u32::try_from(self.schema_version.unwrap_or(0)).unwrap_or(0),
+            u32::try_from(self.schema_version).unwrap_or(0),
             aggregate,
-            urgency(self.urgency.unwrap_or(RANK_NORMAL)),
+            urgency(self.urgency),
             metadata.unwrap_or_else(no_metadata),
-            Timestamp::from_micros(self.occurred_at.unwrap_or(0)),
+            Timestamp::from_micros(self.occurred_at),
             Recorded {
                 position: Position::new(unsigned(self.position)),
-                version: Version::new(unsigned(self.version.unwrap_or(0))),
-                at: Timestamp::from_micros(self.recorded_at.unwrap_or(0)),
+                version: Version::new(unsigned(self.version)),
+                at: Timestamp::from_micros(self.recorded_at),
             },
-            self.payload.unwrap_or_default().into_boxed_slice(),
+            self.payload.into_boxed_slice(),
         );
         if intact { envelope } else { envelope.damaged() }
     }
@@ -199,29 +232,24 @@ impl FoundRow {
         is_intact.then_some(row.recorded_at)
     }
 
-    /// The row with nothing missing.
+    /// The row, if nothing is missing.
     fn as_written(&self) -> Option<EventRow<'_>> {
-        Some(EventRow {
+        let metadata = self.metadata.as_deref().map(std::str::from_utf8);
+        self.is_whole.then_some(EventRow {
             position: self.position,
-            event_id: self.event_id.as_ref()?.0.as_ref()?,
-            type_key: self.type_key?,
-            aggregate_key: self.aggregate_key?,
-            version: self.version?,
-            schema_version: self.schema_version?,
-            urgency: self.urgency?,
-            payload: self.payload.as_deref()?,
-            metadata: match self.metadata.as_deref() {
-                Some(bytes) => Some(std::str::from_utf8(bytes).ok()?),
-                None => None,
-            },
-            correlation_id: self.correlation_id.as_ref()?.0.as_ref()?,
-            causation_id: match &self.causation_id {
-                Some(id) => Some(id.0.as_ref()?),
-                None => None,
-            },
-            occurred_at: self.occurred_at?,
-            recorded_at: self.recorded_at?,
-            checksum: self.checksum?,
+            event_id: &self.event_id,
+            type_key: self.type_key,
+            aggregate_key: self.aggregate_key,
+            version: self.version,
+            schema_version: self.schema_version,
+            urgency: self.urgency,
+            payload: &self.payload,
+            metadata: metadata.transpose().ok()?,
+            correlation_id: &self.correlation_id,
+            causation_id: self.causation_id.as_ref(),
+            occurred_at: self.occurred_at,
+            recorded_at: self.recorded_at,
+            checksum: self.checksum,
         })
     }
 
@@ -230,12 +258,9 @@ impl FoundRow {
             Some(json) => serde_json::from_slice(json).ok()?,
             None => BTreeMap::new(),
         };
-        let causation = self.causation_id.as_ref();
         Some(EventMetadata {
-            correlation_id: CorrelationId::from_bytes(FoundId::or_zero(
-                self.correlation_id.as_ref(),
-            )),
-            causation_id: causation.map(|id| EventId::from_bytes(FoundId::or_zero(Some(id)))),
+            correlation_id: CorrelationId::from_bytes(self.correlation_id),
+            causation_id: self.causation_id.map(EventId::from_bytes),
             entries,
         })
     }
