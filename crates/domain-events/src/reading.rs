@@ -191,7 +191,7 @@ pub enum ReadError {
 pub struct EventSummary {
     /// How many there are.
     pub events: u64,
-    /// Place and time of the first, as noted there: whether they are damaged shows when it is read.
+    /// Place and time of the first; `None` where there is none, or where it is damaged.
     pub first: Option<Recorded>,
     /// Place and time of the last, likewise.
     pub last: Option<Recorded>,

@@ -55,6 +55,8 @@ mod session;
 
 mod selection;
 
+mod history;
+
 mod names;
 
 mod rows;

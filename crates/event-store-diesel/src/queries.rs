@@ -370,6 +370,31 @@ pub(crate) fn events_of_aggregate(
         .and_then(|rows| page(rows, limit))
 }
 
+/// The last version of the aggregate with this key, zero for none.
+pub(crate) fn head_version(conn: &mut Conn, key: i64) -> QueryResult<i64> {
+    de_aggregates::table
+        .find(key)
+        .select(de_aggregates::head_version)
+        .get_result(conn)
+        .optional()
+        .map(Option::unwrap_or_default)
+}
+
+pub(crate) fn has_version(conn: &mut Conn, key: i64, version: i64) -> QueryResult<bool> {
+    let found = found_events::table
+        .filter(found_events::aggregate_key.eq(key))
+        .filter(found_events::version.eq(version))
+        .select(found_events::position);
+    let found = found.get_result::<i64>(conn).optional();
+    found.map(|position| position.is_some())
+}
+
+/// The position of the first event that is kept.
+pub(crate) fn first_position(conn: &mut Conn) -> QueryResult<Option<i64>> {
+    let first = found_events::table.select(min(found_events::position));
+    first.get_result(conn)
+}
+
 /// Events of a type after a position, up to another one.
 pub(crate) fn events_of_type(
     conn: &mut Conn,
@@ -478,14 +503,6 @@ pub(crate) fn events_by_type(conn: &mut Conn) -> QueryResult<Vec<(Option<i64>, i
 
 pub(crate) fn count_aggregates(conn: &mut Conn) -> QueryResult<i64> {
     de_aggregates::table.select(count_star()).get_result(conn)
-}
-
-/// Version and time of the event at a position.
-pub(crate) fn recorded(conn: &mut Conn, position: i64) -> QueryResult<(Option<i64>, Option<i64>)> {
-    found_events::table
-        .find(position)
-        .select((found_events::version, found_events::recorded_at))
-        .get_result(conn)
 }
 
 // Subscriptions

@@ -175,6 +175,10 @@ impl FoundRow {
         self.position
     }
 
+    pub(crate) fn version(&self) -> i64 {
+        self.version
+    }
+
     /// The key of the type; zero, which is none, where it is missing.
     pub(crate) fn type_key(&self) -> i64 {
         self.type_key

@@ -6,7 +6,7 @@ use diesel::{QueryResult, SqliteConnection};
 use domain_events::{CorrelationId, EventQuery, Position, Timestamp};
 
 use crate::{
-    positions,
+    history, positions,
     queries::{self, Span},
     rows::{FoundRow, signed},
     session::{Session, broken},
@@ -66,9 +66,7 @@ impl Selection {
                 let after = after.max(range.start() - 1);
                 queries::events_between(conn, after, *range.end(), limit)
             }
-            Self::History(key, versions) => {
-                queries::events_of_aggregate(conn, *key, versions, after, limit)
-            }
+            Self::History(key, versions) => history::page(session, *key, versions, after, limit),
             Self::OfType(key) => of_type(conn, *key, after, limit),
             Self::Chain(id) => chain(conn, *id, after, limit),
             Self::Unfinished(unfinished) => unfinished.page(session, after, limit),

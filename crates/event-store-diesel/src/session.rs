@@ -93,15 +93,19 @@ impl Session {
         })
     }
 
+    /// Place and time of the event at a position, unless it is damaged.
     fn recorded(&mut self, position: Option<i64>) -> QueryResult<Option<Recorded>> {
         let Some(position) = position else {
             return Ok(None);
         };
-        let (version, at) = queries::recorded(&mut self.conn, position)?;
-        Ok(Some(Recorded {
+        let Some(row) = queries::event_at(&mut self.conn, position)? else {
+            return Ok(None);
+        };
+        let at = self.names.intact_time(&mut self.conn, &row)?;
+        Ok(at.map(|at| Recorded {
             position: Position::new(unsigned(position)),
-            version: Version::new(unsigned(version.unwrap_or(0))),
-            at: Timestamp::from_micros(at.unwrap_or(0)),
+            version: Version::new(unsigned(row.version())),
+            at: Timestamp::from_micros(at),
         }))
     }
 
