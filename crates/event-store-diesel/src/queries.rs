@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 
 use diesel::{
-    connection::{DefaultLoadingMode, SimpleConnection},
+    connection::SimpleConnection,
     dsl::{count_star, max, min, sql},
     prelude::*,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
