@@ -20,15 +20,15 @@ pub(crate) const EVENTS: &str = "EVENTS_OF_CHILD";
 /// Set where the child is to run with [`Durability::Normal`].
 pub(crate) const NORMAL: &str = "NORMAL_DURABILITY_OF_CHILD";
 
-/// What has this test binary run nothing but [`child`] on the store.
-pub(crate) fn arguments() -> [&'static str; 4] {
-    ["crash::child", "--exact", "--nocapture", "--ignored"]
+/// What has this test binary run nothing but one test that others start.
+pub(crate) fn arguments(test: &str) -> [&str; 4] {
+    [test, "--exact", "--nocapture", "--ignored"]
 }
 
 /// This test binary once more, running nothing but [`child`] on the store.
 pub(crate) fn spawn_child(path: &Path) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(arguments())
+        .args(arguments("crash::child"))
         .env(STORE, path)
         .stdout(Stdio::piped())
         .spawn()
