@@ -68,3 +68,6 @@ mod queries;
 mod schema;
 
 mod failure;
+
+#[cfg(test)]
+mod second_process;

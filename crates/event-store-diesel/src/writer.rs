@@ -124,7 +124,7 @@ impl Writer {
         self.session
     }
 
-    fn write(&mut self, mut group: Vec<Box<dyn Request>>) {
+    pub(crate) fn write(&mut self, mut group: Vec<Box<dyn Request>>) {
         let end = self.commit(&mut group);
         if let Err(fault) = &end {
             log::warn!(requests = group.len(), kind:? = fault.kind(); "a transaction was not committed");
