@@ -32,7 +32,7 @@ enum Task {
     },
     /// Measures the performance goals whose names begin with one of the given ones, or all.
     Bench {
-        /// Names or their beginnings, `--quick`, `--json`.
+        /// Names or their beginnings, `--quick`, `--json`; or `--peers`, for what others reach.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
