@@ -221,13 +221,11 @@ impl Subscription {
 
     /// How batches are made up; `None` for a handler of one event at a time.
     pub fn batch(&self) -> Option<BatchPolicy> {
-        match &self.handler {
-            Erased::One(_) => None,
-            Erased::Batch(_, policy) => Some(BatchPolicy {
-                linger: self.linger.unwrap_or(policy.linger),
-                ..*policy
-            }),
-        }
+        let Erased::Batch(_, size) = self.handler else {
+            return None;
+        };
+        let linger = self.linger.unwrap_or_default();
+        Some(BatchPolicy { size, linger })
     }
 
     /// When the handler is left alone.

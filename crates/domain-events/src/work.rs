@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    Batch, BatchPolicy, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
+    Batch, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
     HandlerContext, HandlerError,
 };
 
@@ -37,7 +37,8 @@ type BatchCall =
 #[derive(Clone)]
 pub(crate) enum Erased {
     One(Arc<Call>),
-    Batch(Arc<BatchCall>, BatchPolicy),
+    /// Of up to so many events at a time.
+    Batch(Arc<BatchCall>, usize),
 }
 
 impl Erased {
@@ -73,7 +74,7 @@ impl Erased {
         + Send
         + Sync
         + 'static,
-        policy: BatchPolicy,
+        size: usize,
     ) -> Self {
         let call = move |items: Items| {
             let count = items.len();
@@ -84,7 +85,7 @@ impl Erased {
             let results = async move { results(handling.await, count) };
             Ok(Box::pin(results) as BoxFuture<'static, BatchResults>)
         };
-        Self::Batch(Arc::new(call), policy)
+        Self::Batch(Arc::new(call), size)
     }
 
     /// Begins to handle one event; a handler of several gets it alone.

@@ -36,8 +36,6 @@ pub(crate) enum Ended {
 pub(crate) enum Decision {
     Done(DeliveryOutcome),
     Retry(Duration, String),
-    /// It was a probe of the circuit breaker, and does not count.
-    Hold,
     GiveUp(DeadLetterReason, String),
 }
 
@@ -230,7 +228,7 @@ async fn run(
         if fault == Fault::OverTime {
             cancellation.cancel();
         }
-        Ended::of_fault(fault, limit)
+        Ended::failed(fault.text(limit))
     })
 }
 
@@ -239,9 +237,9 @@ impl Ended {
         Self::Unreadable(error.to_string())
     }
 
-    /// A handler that has no result has failed.
-    pub(crate) fn of_fault(fault: Fault, limit: Duration) -> Self {
-        Self::Failed(Verdict::Transient, fault.text(limit))
+    /// A handler that has no result has failed: it may have one the next time.
+    pub(crate) fn failed(error: String) -> Self {
+        Self::Failed(Verdict::Transient, error)
     }
 
     pub(crate) fn is_success(&self) -> bool {

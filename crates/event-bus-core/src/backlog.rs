@@ -72,13 +72,14 @@ impl Made {
     }
 }
 
+/// Makes an attempt of the first delivery. `None` where it was a probe that failed, which does not count (F8).
 async fn make(
     engine: &Arc<Engine>,
     worker: &Worker,
     start: &BacklogStart,
     first: First,
     given: Given<'_>,
-) -> Made {
+) -> Option<Made> {
     let subscribed = &start.subscribed;
     let is_probe = subscribed.is_probe(start.mailbox);
     let number = first.attempts + 1;
@@ -94,24 +95,22 @@ async fn make(
     let Attempt { ended, end, .. } =
         attempt(engine, worker, subscribed, given, Instant::now(), || {}).await;
     let speaks = breaker::speaks(&ended);
-    let probe_failed = is_probe && speaks == Some(false);
-    if !is_probe {
-        breaker::note(engine, subscribed, speaks);
-    } else if speaks == Some(true) {
-        breaker::close(engine, subscribed);
+    match speaks {
+        _ if !is_probe => breaker::note(engine, subscribed, speaks),
+        Some(true) => breaker::close(engine, subscribed),
+        Some(false) => {
+            engine.step(|state, after| state.probe_failed(start, after));
+            return None;
+        }
+        None => {}
     }
     let policy = subscribed.subscription.retry_policy();
-    let decision = if probe_failed {
-        Decision::Hold
-    } else {
-        decide(ended, policy, number, began.elapsed(), fastrand::f64())
-    };
-    Made {
+    Some(Made {
         attempt: number,
         began,
-        decision,
+        decision: decide(ended, policy, number, began.elapsed(), fastrand::f64()),
         end,
-    }
+    })
 }
 
 impl State {

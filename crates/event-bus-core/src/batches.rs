@@ -28,6 +28,9 @@ use crate::{
     worker::Led,
 };
 
+/// The error of an event of which the handler's results say nothing.
+const NO_VERDICT: &str = "the batch ended without a verdict on the event";
+
 /// Waits until there is something to do, and then for company, as long as the policy says.
 pub(crate) async fn company(engine: &Engine, worker: &Worker, policy: BatchPolicy) {
     std::future::poll_fn(|cx| engine.step(|state, _| state.is_ready(worker, cx.waker()))).await;
@@ -101,10 +104,8 @@ async fn deliver(
     runs: &mut [&mut Run],
 ) {
     let made = attempt(engine, worker, subscribed, runs).await;
-    let spoken: Vec<_> = made.iter().flatten().collect();
-    let spoken = spoken
-        .iter()
-        .filter_map(|made| breaker::speaks(&made.ended));
+    let ends = made.iter().flatten();
+    let spoken = ends.filter_map(|made| breaker::speaks(&made.ended));
     // A batch that fails is one failure, and one that is handled in part is none.
     breaker::note(engine, subscribed, spoken.reduce(|one, other| one | other));
     for (run, made) in runs.iter_mut().zip(made) {
@@ -133,25 +134,15 @@ async fn attempt(
     let running = engine
         .lifecycle
         .begin_attempt(worker.seat(), deliveries, &cancellation);
-    let mut early: Vec<Vec<Option<Ended>>> = Vec::with_capacity(runs.len());
     let mut items = Vec::with_capacity(deliveries);
-    for run in runs {
-        let mut ends = Vec::with_capacity(run.records.len());
-        for record in &run.records {
-            let end = look(engine, subscribed, &record.envelope);
-            let has_failed = end.as_ref().is_some_and(|end| !end.is_success());
-            if end.is_none() {
-                let given = Given::of(record);
-                let cx = context(worker, subscribed, given, began, &cancellation);
-                items.push((Arc::clone(&record.envelope), cx));
-            }
-            ends.push(end);
-            if has_failed {
-                break;
-            }
-        }
-        early.push(ends);
-    }
+    let mut hand_over = |record: &Record| {
+        let cx = context(worker, subscribed, Given::of(record), began, &cancellation);
+        items.push((Arc::clone(&record.envelope), cx));
+    };
+    let early: Vec<_> = runs
+        .iter()
+        .map(|run| early_ends(engine, subscribed, &run.records, &mut hand_over))
+        .collect();
     let mut ends = call(engine, subscribed, items, &cancellation)
         .await
         .into_iter();
@@ -159,7 +150,8 @@ async fn attempt(
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     let mut made = |record: &Arc<Record>, early: Option<Ended>| {
-        let ended = early.or_else(|| ends.next()).unwrap_or(Ended::Handled);
+        let ended = early.or_else(|| ends.next());
+        let ended = ended.unwrap_or_else(|| Ended::failed(NO_VERDICT.to_owned()));
         note(engine, worker, subscribed, Given::of(record), &ended, took);
         Attempt { ended, end, took }
     };
@@ -168,6 +160,29 @@ async fn attempt(
         both.map(|(record, early)| made(record, early)).collect()
     };
     runs.iter().zip(early).map(of_run).collect()
+}
+
+/// The ends that the events of a run have before the handler is called, up to the first that failed;
+/// `None` for those that go to `hand_over`.
+fn early_ends(
+    engine: &Engine,
+    subscribed: &Subscribed,
+    records: &[Arc<Record>],
+    mut hand_over: impl FnMut(&Record),
+) -> Vec<Option<Ended>> {
+    let mut ends = Vec::with_capacity(records.len());
+    for record in records {
+        let end = look(engine, subscribed, &record.envelope);
+        let has_failed = end.as_ref().is_some_and(|end| !end.is_success());
+        if end.is_none() {
+            hand_over(record);
+        }
+        ends.push(end);
+        if has_failed {
+            break;
+        }
+    }
+    ends
 }
 
 /// Whether an event has its end before the handler is called: it cannot be read, or is not wanted.
@@ -181,10 +196,7 @@ fn look(engine: &Engine, subscribed: &Subscribed, envelope: &Arc<EventEnvelope>)
         Ok(Ok(true)) => None,
         Ok(Ok(false)) => Some(Ended::Unwanted),
         Ok(Err(error)) => Some(Ended::unreadable(&error)),
-        Err(text) => {
-            let limit = subscription.attempt_timeout();
-            Some(Ended::of_fault(Fault::Panicked(text), limit))
-        }
+        Err(text) => Some(Ended::failed(text)),
     }
 }
 
@@ -214,8 +226,7 @@ async fn call(
             cancellation.cancel();
         }
         let text = fault.text(limit);
-        let failed = |_| Ended::of_fault(Fault::Panicked(text.clone()), limit);
-        (0..count).map(failed).collect()
+        (0..count).map(|_| Ended::failed(text.clone())).collect()
     })
 }
 
@@ -271,7 +282,7 @@ impl State {
     /// lingers.
     fn is_full(&mut self, worker: &Worker, size: usize, waker: &Waker) -> Poll<()> {
         match self.pipelines.get_mut(worker.pipeline) {
-            Some(pipeline) if !pipeline.no_lingering && pipeline.mailboxes.queued() < size => {
+            Some(pipeline) if !pipeline.is_done_lingering && pipeline.mailboxes.queued() < size => {
                 pipeline.lingering.rest(worker.number, waker);
                 Poll::Pending
             }
@@ -296,7 +307,7 @@ impl State {
 impl Pipeline {
     /// Has nobody wait for company any more.
     pub(crate) fn end_lingering(&mut self, after: &mut After) {
-        self.no_lingering = true;
+        self.is_done_lingering = true;
         for waker in self.lingering.wake_all() {
             after.wake(Some(waker));
         }

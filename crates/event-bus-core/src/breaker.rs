@@ -92,8 +92,8 @@ pub(crate) fn speaks(ended: &Ended) -> Option<bool> {
     }
 }
 
-/// Notes what the end of an attempt that was no probe has said; trips the breaker where it was one failure in a
-/// row too many.
+/// Notes what the end of an attempt that was no probe has said; trips the breaker where it was one
+/// failure in a row too many.
 pub(crate) fn note(engine: &Engine, subscribed: &Arc<Subscribed>, speaks: Option<bool>) {
     let Some(breaker) = &subscribed.breaker else {
         return;

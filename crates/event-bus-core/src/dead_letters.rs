@@ -71,6 +71,15 @@ impl DeadLetters {
             })
     }
 
+    /// Takes out all that `query` means, oldest first.
+    fn take_all(&mut self, query: &DeadLetterQuery) -> Vec<Kept> {
+        let (taken, left) = std::mem::take(&mut self.kept)
+            .into_iter()
+            .partition(|kept| query.matches(&kept.letter));
+        self.kept = left;
+        taken.into()
+    }
+
     /// Up to `limit` of those that `query` means.
     pub(crate) fn list(&self, query: &DeadLetterQuery, limit: usize) -> Vec<DeadLetter> {
         let letters = self.kept.iter().map(|kept| &kept.letter);
@@ -197,23 +206,68 @@ impl State {
         after.dropped.push(Box::new(letter));
     }
 
-    /// Has a dead letter delivered again, alone on its aggregate.
+    /// Has a dead letter delivered again.
     fn replay(
         &mut self,
         subscription: &str,
         event: EventId,
         after: &mut After,
     ) -> Result<(), LetterError> {
-        let Some(subscribed) = self.subscriptions.named(subscription).cloned() else {
-            return Err(LetterError::NoSuchSubscription {
-                subscription: subscription.to_owned(),
-            });
+        let replays = self.who_replays(subscription)?;
+        let kept = self.letters.take(subscription, event)?;
+        self.deliver_again(kept, replays, after);
+        Ok(())
+    }
+
+    /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns how
+    /// many.
+    fn replay_all(
+        &mut self,
+        query: &DeadLetterQuery,
+        after: &mut After,
+    ) -> Result<usize, LetterError> {
+        let letters = self.letters.kept.iter().map(|kept| &kept.letter);
+        for letter in letters.filter(|letter| query.matches(letter)) {
+            self.who_replays(&letter.subscription)?;
+        }
+        let letters = self.letters.take_all(query);
+        let count = letters.len();
+        for kept in letters {
+            let replays = self.who_replays(&kept.letter.subscription)?;
+            self.deliver_again(kept, replays, after);
+        }
+        Ok(count)
+    }
+
+    /// Gives all dead letters up for good that `query` means. Returns how many.
+    fn discard_all(&mut self, query: &DeadLetterQuery, after: &mut After) -> usize {
+        let letters = self.letters.take_all(query);
+        let count = letters.len();
+        for kept in letters {
+            self.let_go(kept, after);
+        }
+        count
+    }
+
+    /// The subscription that a dead letter of this name would be delivered to.
+    fn who_replays(&self, name: &str) -> Result<Arc<Subscribed>, LetterError> {
+        if self.is_stopping || self.is_closed {
+            return Err(LetterError::NotRunning);
+        }
+        let named = self.subscriptions.named(name);
+        named
+            .cloned()
+            .ok_or_else(|| LetterError::NoSuchSubscription {
+                subscription: name.to_owned(),
+            })
+    }
+
+    /// Has a dead letter delivered again, alone on its aggregate.
+    fn deliver_again(&mut self, kept: Kept, subscribed: Arc<Subscribed>, after: &mut After) {
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
         };
-        // Before the letter is taken: it stays where nobody can make the delivery.
-        let pipeline = self.pipelines.get_mut(subscribed.pipeline);
-        let running = pipeline.filter(|_| !self.is_stopping && !self.is_closed);
-        let pipeline = running.ok_or(LetterError::NotRunning)?;
-        let Kept { letter, by } = self.letters.take(subscription, event)?;
+        let Kept { letter, by } = kept;
         // A letter of one that has gone is not among this one's.
         if by.as_ptr() == Arc::as_ptr(&subscribed) {
             subscribed.meters.shared().replayed.up();
@@ -246,41 +300,6 @@ impl State {
         }
         pipeline.wake_workers(usize::from(ready), after);
         after.dropped.push(Box::new(subscribed));
-        Ok(())
-    }
-}
-
-impl State {
-    /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns which.
-    fn replay_all(
-        &mut self,
-        query: &DeadLetterQuery,
-        after: &mut After,
-    ) -> Result<Vec<DeadLetter>, LetterError> {
-        let letters = self.letters.list(query, usize::MAX);
-        for letter in &letters {
-            if self.subscriptions.named(&letter.subscription).is_none() {
-                let subscription = letter.subscription.to_string();
-                return Err(LetterError::NoSuchSubscription { subscription });
-            }
-        }
-        for letter in &letters {
-            self.replay(&letter.subscription, letter.event_id(), after)?;
-        }
-        Ok(letters)
-    }
-
-    /// Gives all dead letters up for good that `query` means. Returns how many.
-    fn discard_all(&mut self, query: &DeadLetterQuery, after: &mut After) -> usize {
-        let letters = self.letters.list(query, usize::MAX);
-        for letter in &letters {
-            if let Ok(kept) = self.letters.take(&letter.subscription, letter.event_id()) {
-                self.let_go(kept, after);
-            }
-        }
-        let count = letters.len();
-        after.dropped.push(Box::new(letters));
-        count
     }
 }
 
@@ -313,12 +332,7 @@ pub(crate) fn replay(
     subscription: &str,
     event: EventId,
 ) -> Result<(), LetterError> {
-    if engine.stores.is_some() {
-        return Err(UNSUPPORTED);
-    }
-    if engine.lifecycle.phase() != Phase::Running {
-        return Err(LetterError::NotRunning);
-    }
+    may_replay(engine)?;
     engine.step(|state, after| state.replay(subscription, event, after))?;
     say!(
         info,
@@ -336,9 +350,7 @@ pub(crate) fn discard(
     event: EventId,
     reason: &str,
 ) -> Result<(), LetterError> {
-    if engine.stores.is_some() {
-        return Err(UNSUPPORTED);
-    }
+    keeps_letters(engine)?;
     engine.step(|state, after| {
         let kept = state.letters.take(subscription, event)?;
         state.let_go(kept, after);
@@ -350,15 +362,10 @@ pub(crate) fn discard(
 
 /// Delivers all dead letters of a volatile bus again that `query` means. Returns how many.
 pub(crate) fn replay_all(engine: &Engine, query: &DeadLetterQuery) -> Result<usize, LetterError> {
-    if engine.stores.is_some() {
-        return Err(UNSUPPORTED);
-    }
-    if engine.lifecycle.phase() != Phase::Running {
-        return Err(LetterError::NotRunning);
-    }
-    let letters = engine.step(|state, after| state.replay_all(query, after))?;
-    say!(info, "dead letters replayed", "letters" = letters.len(); format_args!("{query:?}"));
-    Ok(letters.len())
+    may_replay(engine)?;
+    let count = engine.step(|state, after| state.replay_all(query, after))?;
+    say!(info, "dead letters replayed", "letters" = count; format_args!("{query:?}"));
+    Ok(count)
 }
 
 /// Gives all dead letters of a volatile bus up for good that `query` means. Returns how many.
@@ -367,16 +374,29 @@ pub(crate) fn discard_all(
     query: &DeadLetterQuery,
     reason: &str,
 ) -> Result<usize, LetterError> {
-    if engine.stores.is_some() {
-        return Err(UNSUPPORTED);
-    }
+    keeps_letters(engine)?;
     let count = engine.step(|state, after| state.discard_all(query, after));
     say!(info, "dead letters discarded", "letters" = count; format_args!("{query:?}: {reason}"));
     Ok(count)
 }
 
-const UNSUPPORTED: LetterError =
-    LetterError::Unsupported("a bus with a store keeps its dead letters as they are");
+fn may_replay(engine: &Engine) -> Result<(), LetterError> {
+    keeps_letters(engine)?;
+    match engine.lifecycle.phase() {
+        Phase::Running => Ok(()),
+        _ => Err(LetterError::NotRunning),
+    }
+}
+
+/// Whether the dead letters are the bus's, and not its store's.
+fn keeps_letters(engine: &Engine) -> Result<(), LetterError> {
+    match engine.stores {
+        None => Ok(()),
+        Some(_) => Err(LetterError::Unsupported(
+            "a bus with a store keeps its dead letters as they are",
+        )),
+    }
+}
 
 /// Cuts an error text to [`MOST_ERROR_BYTES`], between characters.
 pub(crate) fn cut(mut error: String) -> String {

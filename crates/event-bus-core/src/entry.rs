@@ -111,21 +111,23 @@ impl State {
         } = self;
         figures.accepted += 1;
         let route = subscriptions.lend_route(record.envelope.event_type());
-        if route.is_empty() {
+        let count = route.len();
+        let Some((first, others)) = route.split_first_mut() else {
             figures.finished += 1;
             after.dropped.push(Box::new(record));
             return Followed::new(*bus, []);
-        }
+        };
         figures.in_flight += 1;
         let now = now.unwrap_or(record.accepted_at);
-        let mut put = |mut record: Arc<Record>, (id, lent): &mut (PipelineId, Lent), shared| {
+        let shared = (count > 1).then(|| Arc::new(AtomicUsize::new(count)));
+        let mut put = |mut record: Arc<Record>, (id, lent): &mut (PipelineId, Lent)| {
             let targets = lent.lend();
             targets.iter().for_each(|target| target.steps.matching.up());
             if let Some(record) = Arc::get_mut(&mut record) {
                 record.accepted_at = now;
                 record.marks.has_room = true;
                 record.aim(targets);
-                record.share(shared);
+                record.share(shared.clone());
             }
             if let Some(pipeline) = pipelines.get_mut(*id) {
                 pipeline.room.take(1);
@@ -133,18 +135,15 @@ impl State {
             }
             record
         };
-        match &mut **route {
-            [only] => put(record, only, None),
-            all => {
-                let shared = Arc::new(AtomicUsize::new(all.len()));
-                let put = |part: &mut _| {
-                    let envelope = Arc::clone(&record.envelope);
-                    let record = Arc::new(Record::arriving(*bus, envelope, now));
-                    put(record, part, Some(Arc::clone(&shared)))
-                };
-                Followed::new(*bus, all.iter_mut().map(put).collect::<Vec<_>>())
-            }
+        let first = put(record, first);
+        if others.is_empty() {
+            return first;
         }
+        let others = others.iter_mut().map(|part| {
+            let record = Record::arriving(*bus, Arc::clone(&first.envelope), now);
+            put(Arc::new(record), part)
+        });
+        Followed::new(*bus, [Arc::clone(&first)].into_iter().chain(others))
     }
 }
 

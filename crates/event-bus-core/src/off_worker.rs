@@ -1,7 +1,5 @@
 //! Handlers that block: run off the workers, on threads that may block (F1).
 
-use std::time::Duration;
-
 use domain_events::{Cancellation, HandlerError};
 use tokio::task::JoinError;
 
@@ -27,7 +25,7 @@ pub(crate) async fn run(
     let mut running = tokio::task::spawn_blocking(call);
     let limit = subscribed.subscription.attempt_timeout();
     if let Ok(returned) = tokio::time::timeout(limit, &mut running).await {
-        return ended(returned, limit).await;
+        return ended(returned).await;
     }
     cancellation.cancel();
     let stuck = subscribed.stuck();
@@ -37,15 +35,15 @@ pub(crate) async fn run(
         "subscription" = subscribed.name(),
         "timeout.ms" = limit.as_millis()
     );
-    ended(running.await, limit).await;
+    ended(running.await).await;
     drop(stuck);
-    Ended::of_fault(Fault::OverTime, limit)
+    Ended::failed(Fault::OverTime.text(limit))
 }
 
-async fn ended(returned: Result<Result<Ended, String>, JoinError>, limit: Duration) -> Ended {
+async fn ended(returned: Result<Result<Ended, String>, JoinError>) -> Ended {
     match returned {
         Ok(Ok(ended)) => ended,
-        Ok(Err(text)) => Ended::of_fault(Fault::Panicked(text), limit),
+        Ok(Err(text)) => Ended::failed(text),
         // The runtime is shutting down, and everything in it.
         Err(_) => std::future::pending().await,
     }

@@ -37,7 +37,7 @@ pub(crate) struct Pipeline {
     pub(crate) batch: Option<BatchPolicy>,
     pub(crate) lingering: Idle,
     /// Whether nobody is to wait for company any more.
-    pub(crate) no_lingering: bool,
+    pub(crate) is_done_lingering: bool,
     /// The place in the log; `None` on a volatile bus.
     pub(crate) cursor: Option<Cursor>,
     /// Told when the pipeline has something to read from the log.
@@ -53,7 +53,7 @@ impl Pipeline {
             idle: Idle::default(),
             batch: None,
             lingering: Idle::default(),
-            no_lingering: false,
+            is_done_lingering: false,
             cursor: None,
             behind: Arc::default(),
         }

@@ -128,6 +128,15 @@ struct Waits {
 }
 
 impl Waits {
+    /// Of a subscription of which nothing is in memory.
+    fn in_log(subscribed: &Subscribed) -> Self {
+        let blocked = subscribed.steps.left.get();
+        Self {
+            blocked,
+            ..Self::default()
+        }
+    }
+
     fn since(&mut self, at: Instant) {
         self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
     }
@@ -190,20 +199,13 @@ impl Unfinished {
     }
 
     fn waits(&mut self, subscribed: &Arc<Subscribed>) -> &mut Waits {
-        self.0
-            .entry(Arc::as_ptr(subscribed))
-            .or_insert_with(|| Waits {
-                blocked: subscribed.steps.left.get(),
-                ..Waits::default()
-            })
+        let known = self.0.entry(Arc::as_ptr(subscribed));
+        known.or_insert_with(|| Waits::in_log(subscribed))
     }
 
     fn of_one(&self, subscribed: &Arc<Subscribed>) -> Waits {
         let known = self.0.get(&Arc::as_ptr(subscribed)).copied();
-        known.unwrap_or_else(|| Waits {
-            blocked: subscribed.steps.left.get(),
-            ..Waits::default()
-        })
+        known.unwrap_or_else(|| Waits::in_log(subscribed))
     }
 
     fn oldest(&self) -> Option<Duration> {

@@ -17,7 +17,8 @@ use crate::{
     sync::{AtomicBool, AtomicUsize},
 };
 
-/// What steps of the bus count; as far from what the workers look at as processors fetch memory at a time.
+/// What steps of the bus count; as far from what the workers look at as processors fetch memory at
+/// a time.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Steps {
@@ -119,10 +120,10 @@ impl Subscribed {
         !self.is_paused() && self.breaker.as_ref().is_none_or(lets)
     }
 
-    /// Whether the next delivery of a backlog may be made.
-    pub(crate) fn may_go_on(&self, mailbox: MailboxId) -> bool {
-        let lets = |breaker: &Breaker| !breaker.is_tripped() || breaker.is_probe(mailbox);
-        !self.is_removed() && !self.is_paused() && self.breaker.as_ref().is_none_or(lets)
+    /// Whether the next delivery may be made: a first attempt, or one of the backlog of a mailbox.
+    pub(crate) fn may_go_on(&self, backlog: Option<MailboxId>) -> bool {
+        let is_probe = || backlog.is_some_and(|mailbox| self.is_probe(mailbox));
+        !self.is_removed() && !self.is_paused() && (!self.is_tripped() || is_probe())
     }
 
     /// Whether the backlog of a mailbox is the probe of the breaker.
@@ -179,11 +180,7 @@ impl Subscribed {
             subscribed: self,
             seat,
         };
-        let may = match backlog {
-            Some(mailbox) => self.may_go_on(mailbox),
-            None => !self.is_removed() && !self.is_paused() && !self.is_tripped(),
-        };
-        if may {
+        if self.may_go_on(backlog) {
             Begun::Runs(running)
         } else if self.is_removed() {
             Begun::Removed(running)

@@ -199,17 +199,11 @@ impl Subscriptions {
         position: Position,
     ) -> Targets {
         let mut parts = self.route(event_type).iter();
-        let Some((
-            _,
-            Lent {
-                targets: matching, ..
-            },
-        )) = parts.find(|(id, _)| *id == pipeline)
-        else {
+        let Some((_, Lent { targets, .. })) = parts.find(|(id, _)| *id == pipeline) else {
             return Targets::default();
         };
         if position > self.joined_through {
-            return Arc::clone(matching);
+            return Arc::clone(targets);
         }
         let wants = |wanted: &Arc<Subscribed>| {
             let same = |member: &&Member| Arc::ptr_eq(&member.subscribed, wanted);
@@ -218,11 +212,8 @@ impl Subscriptions {
                 .find(same)
                 .is_some_and(|member| member.joined.wants(position))
         };
-        matching
-            .iter()
-            .filter(|wanted| wants(wanted))
-            .cloned()
-            .collect()
+        let wanted = targets.iter().filter(|target| wants(target));
+        wanted.cloned().collect()
     }
 
     fn index(&mut self) {

@@ -167,8 +167,6 @@ impl Led {
                 };
                 engine.step(|state, after| state.block(&failed, delay, error, after));
             }
-            // A first attempt is no probe.
-            Decision::Hold => {}
             Decision::GiveUp(reason, error) => {
                 let first_attempt_at = crate::blocked::before(made.took);
                 let letter = dead_letter(

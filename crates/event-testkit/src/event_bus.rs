@@ -47,6 +47,10 @@ pub mod figures;
 
 pub mod timing;
 
+pub mod probing;
+
+pub mod lingering;
+
 mod notebook;
 
 use std::{panic::Location, pin::Pin, sync::Arc, task::Poll, time::Duration};
@@ -171,31 +175,39 @@ macro_rules! event_bus_conformance {
             @(flavor = "multi_thread", worker_threads = 2) $harness => $group: $($promise)+
         })+
     };
+    (@paused $harness:expr => $($group:ident: $($promise:ident)+;)+) => {
+        $($crate::event_bus_conformance! {
+            @(start_paused = true) $harness => $group: $($promise)+
+        })+
+    };
     ($harness:expr, paused) => {
         $crate::event_bus_conformance! { $harness }
-        $crate::event_bus_conformance! { @(start_paused = true) $harness => timing:
-            f3_delays_double_up_to_the_cap
-            f3_the_default_is_four_attempts
-            f3_jitter_stretches_delays_apart
-            f3_no_attempt_is_made_past_the_age_limit
-            f3_a_long_wait_does_not_delay_a_short_one
-            f2_a_time_of_its_own_is_kept_whatever_the_cap
-            f1_an_attempt_fails_at_its_time_out
-            d2_an_aggregate_waits_for_its_retry
-            f3_a_retry_of_a_paused_subscription_waits
-            p4_publish_timeout_waits_its_time
-            p4_a_publisher_that_gives_up_leaves_the_line
-            p3_a_single_event_does_not_wait_for_company
-            l2_a_stop_ends_at_its_deadline
-            l2_a_stop_waits_for_retries_that_are_due
-            f8_the_handler_is_left_alone_between_probes
-            f8_only_failures_in_a_row_trip
-            f8_whatever_comes_next_is_the_probe
-            f8_a_batch_is_one_failure
-            d9_a_batch_lingers_as_long_as_it_is_told
-            l4_unsubscribing_does_not_wait_for_company
-            n2_ages_are_told
-            l5_at_rest_nothing_wakes
+        $crate::event_bus_conformance! { @paused $harness =>
+            timing:
+                f3_delays_double_up_to_the_cap
+                f3_the_default_is_four_attempts
+                f3_jitter_stretches_delays_apart
+                f3_no_attempt_is_made_past_the_age_limit
+                f3_a_long_wait_does_not_delay_a_short_one
+                f2_a_time_of_its_own_is_kept_whatever_the_cap
+                f1_an_attempt_fails_at_its_time_out
+                d2_an_aggregate_waits_for_its_retry
+                f3_a_retry_of_a_paused_subscription_waits
+                p4_publish_timeout_waits_its_time
+                p4_a_publisher_that_gives_up_leaves_the_line
+                p3_a_single_event_does_not_wait_for_company
+                l2_a_stop_ends_at_its_deadline
+                l2_a_stop_waits_for_retries_that_are_due
+                n2_ages_are_told
+                l5_at_rest_nothing_wakes;
+            probing:
+                f8_the_handler_is_left_alone_between_probes
+                f8_only_failures_in_a_row_trip
+                f8_whatever_comes_next_is_the_probe
+                f8_a_batch_is_one_failure;
+            lingering:
+                d9_a_batch_lingers_as_long_as_it_is_told
+                l4_unsubscribing_does_not_wait_for_company;
         }
     };
     ($harness:expr) => {

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{StartFrom, Subscription};
 use crate::{
-    Batch, BatchHandler, BatchPolicy, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event,
-    EventEnvelope, EventHandler, EventRegistry, FailurePolicy, HandlerContext, HandlerError,
-    Ordering, Priority, RegistryError, RetryPolicy, Work, work::Erased,
+    Batch, BatchHandler, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
+    EventHandler, EventRegistry, FailurePolicy, HandlerContext, HandlerError, Ordering, Priority,
+    RegistryError, RetryPolicy, Work, work::Erased,
 };
 
 impl Subscription {
@@ -41,10 +41,8 @@ impl Subscription {
         E: DomainEvent,
         F: Fn(Event<E>, HandlerContext) -> Result<(), HandlerError> + Send + Sync + 'static,
     {
-        let handler = Arc::new(handler);
         let handler = move |event, cx| -> BoxFuture<'static, _> {
-            let handler = Arc::clone(&handler);
-            Box::pin(async move { handler(event, cx) })
+            Box::pin(std::future::ready(handler(event, cx)))
         };
         Self::typed::<E>(name, Erased::future::<E>(handler))
     }
@@ -91,9 +89,7 @@ impl Subscription {
         Fut: Future<Output = Result<BatchVerdicts, HandlerError>> + Send + 'static,
     {
         let handler = move |batch| -> BoxFuture<'static, _> { Box::pin(handler(batch)) };
-        let linger = Duration::ZERO;
-        let policy = BatchPolicy { size, linger };
-        Self::typed::<E>(name, Erased::batch::<E>(handler, policy))
+        Self::typed::<E>(name, Erased::batch::<E>(handler, size))
     }
 
     /// Subscribes an async closure to what `transform` makes of events of type `E` (D10).

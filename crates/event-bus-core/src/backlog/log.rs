@@ -59,7 +59,7 @@ pub(super) async fn deliver_all(
             end = Some(here.through);
             break;
         }
-        if !start.subscribed.may_go_on(start.mailbox) {
+        if !start.subscribed.may_go_on(Some(start.mailbox)) {
             end = None;
             break;
         }
@@ -111,7 +111,9 @@ async fn deliver(
             subscribed.steps.left.up();
         });
     }
-    let made = make(engine, worker, start, here.first, given).await;
+    let Some(made) = make(engine, worker, start, here.first, given).await else {
+        return false;
+    };
     let (outcome, change) = match made.decision {
         Decision::Retry(delay, ref error) => {
             let waiting = WaitingDelivery {
@@ -124,10 +126,6 @@ async fn deliver(
             };
             let change = Some(DeliveryChange::Waiting(id, waiting));
             engine.step(|state, after| state.wait(start, &made, delay, change, after));
-            return false;
-        }
-        Decision::Hold => {
-            engine.step(|state, after| state.probe_failed(start, after));
             return false;
         }
         Decision::Done(outcome) => {

@@ -22,7 +22,7 @@ use crate::{
 pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &BacklogStart) {
     let subscribed = &start.subscribed;
     for _ in 0..MOST_KEPT {
-        if !subscribed.may_go_on(start.mailbox) {
+        if !subscribed.may_go_on(Some(start.mailbox)) {
             break;
         }
         let Some((record, first)) = engine.step(|state, after| state.first(start, after)) else {
@@ -31,13 +31,12 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &B
         let Some(target) = record.target(subscribed) else {
             return;
         };
-        let made = make(engine, worker, start, first, Given::of(&record)).await;
+        let Some(made) = make(engine, worker, start, first, Given::of(&record)).await else {
+            return;
+        };
         let goes_on = match made.decision {
             Decision::Retry(delay, _) => {
                 return engine.step(|state, after| state.wait(start, &made, delay, None, after));
-            }
-            Decision::Hold => {
-                return engine.step(|state, after| state.probe_failed(start, after));
             }
             Decision::Done(outcome) => {
                 count(worker, subscribed, outcome, made.end - record.accepted_at);

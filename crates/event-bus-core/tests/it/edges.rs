@@ -2,13 +2,12 @@
 
 use std::{
     borrow::Cow,
-    pin::pin,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,9 @@ use domain_events::{
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, sync::Semaphore, task::yield_now, time::timeout};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+
+use crate::soon::{is_pending, soon, until};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -64,26 +65,6 @@ async fn started(
     }
     soon(bus.start()).await.unwrap();
     bus
-}
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(30), what)
-        .await
-        .expect("did not come within 30 s")
-}
-
-async fn until(holds: impl Fn() -> bool) {
-    let held = async {
-        while !holds() {
-            yield_now().await;
-        }
-    };
-    soon(held).await;
-}
-
-/// Polls once. Returns whether there is nothing yet.
-async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
-    std::future::poll_fn(|cx| Poll::Ready(pin!(&mut *future).poll(cx).is_pending())).await
 }
 
 /// A subscription that never comes to an end with what it handles, and counts that.

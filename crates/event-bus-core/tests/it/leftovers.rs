@@ -10,7 +10,9 @@ use domain_events::{
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, task::yield_now, time::timeout};
+use tokio::runtime::Handle;
+
+use crate::soon::until;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -34,17 +36,6 @@ fn weighed(scale: &str, number: u64) -> (NewEvent, Weak<()>) {
         life,
     };
     (NewEvent::new(event), alive)
-}
-
-async fn until(holds: impl Fn() -> bool) {
-    let held = async {
-        while !holds() {
-            yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(30), held)
-        .await
-        .expect("did not come within 30 s");
 }
 
 /// A subscription that handles, skips, gives up, retries soon and retries late, by the number.

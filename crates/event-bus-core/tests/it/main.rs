@@ -6,4 +6,5 @@ mod drops;
 mod edges;
 mod leftovers;
 mod model;
+mod soon;
 mod warnings;
