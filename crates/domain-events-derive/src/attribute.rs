@@ -2,14 +2,14 @@
 
 use proc_macro2::Span;
 use syn::{
-    Attribute, Error, Ident, LitInt, LitStr, Member, Result, meta::ParseNestedMeta,
+    Attribute, Error, Ident, LitInt, LitStr, Member, Path, Result, meta::ParseNestedMeta,
     spanned::Spanned,
 };
 
 // As `domain_events::MAX_NAME_BYTES`, which this crate cannot depend on.
 const MAX_NAME_BYTES: usize = 255;
 
-const KEYS: &str = "`name`, `aggregate`, `id`, `version` and `urgency`";
+const KEYS: &str = "`name`, `aggregate`, `id`, `version`, `urgency` and `upcast`";
 
 /// The keys of the attribute, all checked but for the existence of the field.
 pub(crate) struct EventAttribute {
@@ -18,6 +18,8 @@ pub(crate) struct EventAttribute {
     pub(crate) id: Member,
     pub(crate) version: Option<LitInt>,
     pub(crate) urgency: Option<Ident>,
+    /// The function that brings older JSON to the next version.
+    pub(crate) upcast: Option<Path>,
 }
 
 #[derive(Default)]
@@ -27,6 +29,7 @@ struct Keys {
     id: Option<Member>,
     version: Option<LitInt>,
     urgency: Option<Ident>,
+    upcast: Option<Path>,
 }
 
 impl EventAttribute {
@@ -53,6 +56,7 @@ impl Keys {
             Some("id") => set(&mut self.id, meta, |meta| meta.value()?.parse()),
             Some("version") => set(&mut self.version, meta, version),
             Some("urgency") => set(&mut self.urgency, meta, urgency),
+            Some("upcast") => set(&mut self.upcast, meta, |meta| meta.value()?.parse()),
             _ => Err(meta.error(format!("unknown key, the keys are {KEYS}"))),
         }
     }
@@ -73,6 +77,7 @@ impl Keys {
             id: self.id.ok_or_else(|| missing("id", "order_id"))?,
             version: self.version,
             urgency: self.urgency,
+            upcast: self.upcast,
         })
     }
 }

@@ -23,6 +23,16 @@ pub(crate) fn implementation(input: &DeriveInput) -> Result<TokenStream> {
     let urgency = attribute.urgency.as_ref().map(|urgency| {
         quote! { const URGENCY: #language::Urgency = #language::Urgency::#urgency; }
     });
+    let upcast = attribute.upcast.as_ref().map(|upcast| {
+        quote! {
+            fn upcast(
+                from: u32,
+                payload: #language::Value,
+            ) -> ::std::result::Result<#language::Value, #language::UpcastError> {
+                #upcast(from, payload)
+            }
+        }
+    });
     let aggregate_id = aggregate_id(&attribute.id);
     let event = &input.ident;
     let (generics, arguments, bounds) = input.generics.split_for_impl();
@@ -34,6 +44,7 @@ pub(crate) fn implementation(input: &DeriveInput) -> Result<TokenStream> {
             #version
             #urgency
             #aggregate_id
+            #upcast
         }
     })
 }

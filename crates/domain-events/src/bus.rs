@@ -135,12 +135,9 @@ pub enum LetterError {
     /// The bus is not running, and so has nobody to replay to.
     #[error("nothing was done: the bus is not running")]
     NotRunning,
-    /// This bus cannot do it.
-    #[error("nothing was done: {0}")]
-    Unsupported(&'static str),
     /// The store could not be read or written.
     #[error("nothing was done")]
-    Store(#[source] StoreError),
+    Store(#[from] StoreError),
 }
 
 /// What a stop found and left (L2).
@@ -249,15 +246,15 @@ pub trait EventBus: Send + Sync {
     async fn unsubscribe(&self, name: &str) -> bool;
 
     /// Pauses a subscription: its deliveries wait until it is [resumed](Self::resume). Returns
-    /// after its running attempts, except from inside a handler; `false` where none has the name. A
-    /// pause ends with the run of the bus.
+    /// after its running attempts, except from inside a handler; `false` where none has the name.
+    /// Durable, it is committed then, and lasts until it is resumed, be it by a later run.
     ///
     /// # Cancellation
     /// A dropped future has paused it.
     async fn pause(&self, name: &str) -> bool;
 
     /// Lets a paused subscription go on, where it stopped and in order; harmless where it is not
-    /// paused. Returns whether there is one of the name.
+    /// paused. Returns whether there is one of the name; durable, once that is committed.
     async fn resume(&self, name: &str) -> bool;
 
     /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
@@ -277,10 +274,7 @@ pub trait EventBus: Send + Sync {
     async fn dead_letter_groups(
         &self,
         query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
-        let letters = self.dead_letters(query, usize::MAX).await?;
-        Ok(DeadLetterGroup::of(&letters))
-    }
+    ) -> Result<Vec<DeadLetterGroup>, StoreError>;
 
     /// Delivers a dead letter again, with a fresh attempt count; it is a dead letter no more (F6).
     ///
@@ -288,8 +282,8 @@ pub trait EventBus: Send + Sync {
     /// comes after newer events, but never beside another delivery of its aggregate.
     ///
     /// # Errors
-    /// When there is no such dead letter or no such subscription, the bus is not running, or cannot
-    /// replay.
+    /// When there is no such dead letter or no such subscription, the bus is not running, or the store
+    /// could not be read.
     async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError>;
 
     /// [Replays](Self::replay) all dead letters that `query` means, oldest first. Returns how many.
@@ -302,7 +296,8 @@ pub trait EventBus: Send + Sync {
     /// recorded.
     ///
     /// # Errors
-    /// When there is no such dead letter, or the bus cannot discard.
+    /// When there is no such dead letter; durable also where the bus is not running, or the store could
+    /// not be read.
     async fn discard(
         &self,
         subscription: &str,
@@ -313,7 +308,7 @@ pub trait EventBus: Send + Sync {
     /// [Discards](Self::discard) all dead letters that `query` means. Returns how many.
     ///
     /// # Errors
-    /// When the bus cannot discard.
+    /// Durable: when the bus is not running, or the store could not be read.
     async fn discard_all(
         &self,
         query: &DeadLetterQuery,

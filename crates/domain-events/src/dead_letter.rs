@@ -14,6 +14,8 @@ pub enum DeadLetterReason {
     Permanent,
     /// The event could not be read.
     Unreadable,
+    /// It was found running at three unclean ends in a row: its handler may end the process (F4).
+    Crashed,
 }
 
 impl DeadLetterReason {
@@ -23,14 +25,19 @@ impl DeadLetterReason {
             Self::AttemptsExhausted => "attempts-exhausted",
             Self::Permanent => "permanent",
             Self::Unreadable => "unreadable",
+            Self::Crashed => "crashed",
         }
     }
 
     /// The reason that is stored as `text`.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::AttemptsExhausted, Self::Permanent, Self::Unreadable]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
+        let all = [
+            Self::AttemptsExhausted,
+            Self::Permanent,
+            Self::Unreadable,
+            Self::Crashed,
+        ];
+        all.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 
@@ -89,6 +96,8 @@ impl Eq for DeadLetter {}
 pub struct DeadLetterQuery {
     /// Those of the subscription with this name.
     pub subscription: Option<Arc<str>>,
+    /// The one of this event.
+    pub event: Option<EventId>,
     /// Those of events of the type with this name.
     pub event_type: Option<Arc<str>>,
     /// Those of events of this aggregate.
@@ -111,6 +120,13 @@ impl DeadLetterQuery {
             subscription: Some(subscription.into()),
             ..Self::default()
         }
+    }
+
+    /// The one of this event.
+    #[must_use]
+    pub fn event(self, event: EventId) -> Self {
+        let event = Some(event);
+        Self { event, ..self }
     }
 
     /// Those of events of one type.
@@ -157,6 +173,7 @@ impl DeadLetterQuery {
         };
         let (aggregate, times) = (self.aggregate.as_ref(), self.dead_at.as_ref());
         is(&self.subscription, &letter.subscription)
+            && self.event.is_none_or(|wanted| wanted == event.id())
             && is(&self.event_type, event.event_type())
             && is(&self.error, error)
             && aggregate.is_none_or(|wanted| wanted == event.aggregate())
@@ -258,6 +275,7 @@ mod tests {
             DeadLetterQuery::all(),
             DeadLetterQuery::of("mail").event_type("shop.placed"),
             DeadLetterQuery::all().aggregate(AggregateRef::new("order", "o-1")),
+            DeadLetterQuery::of("mail").event(one.event_id()),
             DeadLetterQuery::of("mail")
                 .error("bounced")
                 .dead_at(time(5, 5)),
@@ -267,6 +285,7 @@ mod tests {
             DeadLetterQuery::of("mail").event_type("shop.paid"),
             DeadLetterQuery::all().aggregate(AggregateRef::new("order", "o-2")),
             DeadLetterQuery::of("mail").error("bounce"),
+            DeadLetterQuery::of("mail").event(EventId::new()),
             DeadLetterQuery::of("mail").dead_at(time(6, 9)),
         ];
         assert!(meant.iter().all(|query| query.matches(&one)));

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    AggregateRef, DeadLetter, DeadLetterQuery, Position, StartFrom, StoreError, Timestamp, Version,
+    AggregateRef, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventId, PauseReason, Position,
+    StartFrom, StoreError, Timestamp, Version,
 };
 
 /// A subscription's number in one store.
@@ -53,6 +54,8 @@ pub struct WaitingDelivery {
     pub due_at: Timestamp,
     /// Why the last attempt failed.
     pub last_error: String,
+    /// Whether it is the replay of a dead letter, of which no attempt may have been made yet.
+    pub is_replay: bool,
 }
 
 /// An aggregate whose later events wait, for one subscription, until an earlier one is done.
@@ -62,8 +65,19 @@ pub struct BlockedAggregate {
     pub aggregate: AggregateRef,
     /// Events of the aggregate from this position on are not finished.
     pub from: Position,
-    /// The version of the first of them.
+    /// The version of the first of them, or an earlier one where that is not known.
     pub version: Version,
+    /// The event of the dead letter behind which they are parked, if they are (F5).
+    pub parked_behind: Option<EventId>,
+}
+
+/// A delivery that may be repeated and was started; not known to have ended (F4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartedDelivery {
+    /// The event.
+    pub position: Position,
+    /// How many runs in a row have ended uncleanly while it was running.
+    pub unclean_ends: u32,
 }
 
 /// A subscription as the store keeps it.
@@ -77,6 +91,10 @@ pub struct SubscriptionState {
     pub waiting: Vec<WaitingDelivery>,
     /// Aggregates that are blocked.
     pub blocked: Vec<BlockedAggregate>,
+    /// Deliveries that were running when the last run ended uncleanly, as far as that was recorded.
+    pub started: Vec<StartedDelivery>,
+    /// Why it is paused, if it is.
+    pub paused: Option<PauseReason>,
 }
 
 /// A name to be known to the store, and where it starts if it is new.
@@ -115,6 +133,24 @@ pub enum DeliveryChange {
     Blocked(SubscriptionId, BlockedAggregate),
     /// An aggregate is no longer blocked.
     Unblocked(SubscriptionId, AggregateRef),
+    /// Deliveries of the subscription wait until it is resumed, for this reason; or no more.
+    Paused(SubscriptionId, Option<PauseReason>),
+    /// A delivery that may be repeated starts.
+    Started(SubscriptionId, Position),
+    /// A delivery that was started has ended, however.
+    Ended(SubscriptionId, Position),
+    /// A dead letter is delivered again: it waits, and is a dead letter no more (F6). Nothing where
+    /// there is no such letter.
+    Replayed(SubscriptionId, WaitingDelivery),
+    /// A dead letter is given up for good, for this reason (F6). Nothing where there is none.
+    Discarded {
+        /// The name of the subscription, which need not be registered.
+        subscription: Arc<str>,
+        /// The event.
+        position: Position,
+        /// Why.
+        reason: String,
+    },
     /// The run ends cleanly.
     RunEnded,
 }
@@ -156,4 +192,13 @@ pub trait DeliveryStore: Send + Sync {
         query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// The dead letters that `query` means, grouped by subscription and error.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError>;
 }

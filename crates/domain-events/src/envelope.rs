@@ -139,7 +139,8 @@ impl EventEnvelope {
     /// The typed event; decoded at the first call where the event came from the log.
     ///
     /// # Errors
-    /// When the event is of another type, damaged, or its payload is not JSON of `E`.
+    /// When the event is of another type, damaged, of a newer schema, or its payload is not JSON of
+    /// `E`.
     pub fn typed<E: DomainEvent>(self: &Arc<Self>) -> Result<Event<E>, DecodeError> {
         Arc::clone(self).into_typed()
     }
@@ -154,7 +155,10 @@ impl EventEnvelope {
         if self.damaged {
             return Err(DecodeError::Damaged);
         }
-        Ok(Event::new(self.payload.decoded()?, self))
+        Ok(Event::new(
+            self.payload.decoded(self.schema_version())?,
+            self,
+        ))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt, ops::Deref, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{AggregateRef, EventEnvelope, EventId, Position, Urgency};
 
@@ -41,7 +42,48 @@ pub trait DomainEvent: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// The id of the aggregate that raised the event.
     fn aggregate_id(&self) -> Cow<'_, str>;
+
+    /// Brings the JSON of schema version `from` to that of the version after it; called once for each
+    /// version between that of the stored event and [`SCHEMA_VERSION`](Self::SCHEMA_VERSION).
+    ///
+    /// Unless implemented it changes nothing, which is right where serde's defaults read the older
+    /// JSON.
+    ///
+    /// ```
+    /// # use std::borrow::Cow;
+    /// # use domain_events::{DomainEvent, UpcastError};
+    /// # use serde::{Deserialize, Serialize};
+    /// use serde_json::{Value, json};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct OrderPlaced { order_id: String, currency: String }
+    ///
+    /// impl DomainEvent for OrderPlaced {
+    ///     const EVENT_TYPE: &'static str = "shop.order-placed";
+    ///     const AGGREGATE_TYPE: &'static str = "order";
+    ///     const SCHEMA_VERSION: u32 = 2;
+    ///     fn aggregate_id(&self) -> Cow<'_, str> { Cow::Borrowed(&self.order_id) }
+    ///
+    ///     fn upcast(from: u32, mut payload: Value) -> Result<Value, UpcastError> {
+    ///         if from == 1 {
+    ///             payload["currency"] = json!("KRW");
+    ///         }
+    ///         Ok(payload)
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Any, where the payload cannot be brought to the next version: the event is unreadable then
+    /// (F7). Its text is kept in a dead letter, and so is not to quote the payload.
+    fn upcast(from: u32, payload: Value) -> Result<Value, UpcastError> {
+        let _ = from;
+        Ok(payload)
+    }
 }
+
+/// Why an [upcast](DomainEvent::upcast) failed: any error.
+pub type UpcastError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A typed event with its envelope: a cheap clone that derefs to `E`.
 pub struct Event<E> {

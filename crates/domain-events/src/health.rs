@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{BusStatistics, PipelineStatistics, SubscriptionStatistics};
+use crate::{BusStatistics, PauseReason, PipelineStatistics, SubscriptionStatistics};
 
 /// Whether a bus is well.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub enum HealthReason {
     Paused {
         /// Its name.
         subscription: Arc<str>,
+        /// Why it is paused.
+        why: PauseReason,
     },
     /// Deliveries of a subscription wait behind dead letters, for a person.
     Blocked {
@@ -126,8 +128,9 @@ impl PipelineStatistics {
 impl SubscriptionStatistics {
     fn reasons(&self, limits: &HealthLimits) -> impl Iterator<Item = HealthReason> {
         let subscription = || Arc::clone(&self.name);
-        let paused = self.is_paused.then(|| HealthReason::Paused {
+        let paused = self.paused.map(|why| HealthReason::Paused {
             subscription: subscription(),
+            why,
         });
         let blocked = (self.parked > 0).then(|| HealthReason::Blocked {
             subscription: subscription(),
@@ -186,7 +189,7 @@ impl fmt::Display for HealthReason {
                 f,
                 "{taken} of {capacity} places of pipeline {pipeline} are taken"
             ),
-            Self::Paused { subscription } => write!(f, "{subscription} is paused"),
+            Self::Paused { subscription, why } => write!(f, "{subscription} is paused: {why}"),
             Self::Blocked {
                 subscription,
                 deliveries,
@@ -259,7 +262,7 @@ mod tests {
     fn n3_each_reason_is_named() {
         let mut statistics = bus(SubscriptionStatistics {
             name: "mail".into(),
-            is_paused: true,
+            paused: Some(PauseReason::Asked),
             is_tripped: true,
             parked: 2,
             blocked: 2,
@@ -273,7 +276,7 @@ mod tests {
         statistics.pipelines[0].taken = 9;
         assert_eq!(
             told(&statistics),
-            "degraded: 9 of 10 places of pipeline default are taken; mail is paused; \
+            "degraded: 9 of 10 places of pipeline default are taken; mail is paused: somebody asked for it; \
              2 deliveries of mail wait behind dead letters; \
              the circuit breaker of mail has tripped; 1 handlers of mail do not return; \
              mail is 5 events and 61.0s behind; \

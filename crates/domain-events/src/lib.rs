@@ -1,7 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 mod event;
-pub use event::{DomainEvent, Event};
+pub use event::{DomainEvent, Event, UpcastError};
+// For what the derive writes.
+#[doc(hidden)]
+pub use serde_json::Value;
 
 mod id;
 pub use id::{AggregateRef, CorrelationId, EventId};
@@ -45,7 +48,7 @@ mod breaker;
 pub use breaker::CircuitBreaker;
 
 mod policy;
-pub use policy::{FailurePolicy, Isolation, Ordering};
+pub use policy::{FailurePolicy, Isolation, Ordering, PauseReason};
 
 mod subscription;
 pub use subscription::{BoxFuture, StartFrom, Subscription};
@@ -84,7 +87,8 @@ pub use reading::{EventQuery, EventStream, EventSummary, ReadError, StoreStatist
 mod deliveries;
 pub use deliveries::{
     BlockedAggregate, ChangesDone, DeliveryChange, DeliveryChanges, DeliveryStore, Progress,
-    Registration, RegistrationDone, RunState, SubscriptionId, SubscriptionState, WaitingDelivery,
+    Registration, RegistrationDone, RunState, StartedDelivery, SubscriptionId, SubscriptionState,
+    WaitingDelivery,
 };
 
 mod dead_letter;

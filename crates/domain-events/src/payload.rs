@@ -2,9 +2,13 @@
 
 use std::{
     any::Any,
+    cmp::Ordering,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
 };
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::DomainEvent;
 
@@ -74,6 +78,31 @@ pub enum DecodeError {
         line: usize,
         /// The column of the payload, from 1.
         column: usize,
+    },
+    /// The event has a newer schema than this program knows, as after a rollback of a deployment: a
+    /// bus pauses the subscription instead of giving the event up (F7).
+    #[error(
+        "the event of type {event_type:?} was not decoded: it has schema version {version}, and {known} is the newest known"
+    )]
+    Newer {
+        /// The type of the event.
+        event_type: String,
+        /// The schema version of the event.
+        version: u32,
+        /// The schema version of the type asked for.
+        known: u32,
+    },
+    /// The event's older JSON was not brought to the schema of the type asked for.
+    #[error(
+        "the event of type {event_type:?} was not brought from schema version {from} to the next: {error}"
+    )]
+    Upcast {
+        /// The type of the event.
+        event_type: String,
+        /// The schema version at which it failed.
+        from: u32,
+        /// What the type's [`upcast`](crate::DomainEvent::upcast) said.
+        error: String,
     },
     /// The stored event differs from what its checksum says was stored.
     #[error("the stored event is damaged: its checksum does not match")]
@@ -159,8 +188,8 @@ impl Payload {
         })
     }
 
-    /// The content as an `E`, decoded when first asked for.
-    pub(crate) fn decoded<E: DomainEvent>(&self) -> Result<Arc<E>, DecodeError> {
+    /// The content as an `E`, decoded when first asked for; its JSON is of this schema version.
+    pub(crate) fn decoded<E: DomainEvent>(&self, version: u32) -> Result<Arc<E>, DecodeError> {
         if let Some(event) = self.typed.get() {
             return Arc::clone(event)
                 .downcast()
@@ -170,17 +199,42 @@ impl Payload {
                 });
         }
         let json = self.json.get().map_or(&[][..], |json| json);
-        // The error keeps the place and not the message, which may quote the payload.
-        let event: Arc<E> = serde_json::from_slice(json)
-            .map(Arc::new)
-            .map_err(|error| DecodeError::Payload {
+        let event = Arc::new(match version.cmp(&E::SCHEMA_VERSION) {
+            Ordering::Equal => decode::<E>(E::EVENT_TYPE, json),
+            Ordering::Less => decode::<E>(E::EVENT_TYPE, &upcast::<E>(json, version)?),
+            Ordering::Greater => Err(DecodeError::Newer {
                 event_type: E::EVENT_TYPE.to_owned(),
-                line: error.line(),
-                column: error.column(),
-            })?;
+                version,
+                known: E::SCHEMA_VERSION,
+            }),
+        }?);
         let _ = self.typed.set(Arc::clone(&event) as Typed);
         Ok(event)
     }
+}
+
+fn decode<T: DeserializeOwned>(event_type: &str, json: &[u8]) -> Result<T, DecodeError> {
+    // The error keeps the place and not the message, which may quote the payload.
+    serde_json::from_slice(json).map_err(|error| DecodeError::Payload {
+        event_type: event_type.to_owned(),
+        line: error.line(),
+        column: error.column(),
+    })
+}
+
+/// The JSON of an older schema version, brought to that of `E`.
+fn upcast<E: DomainEvent>(json: &[u8], version: u32) -> Result<Vec<u8>, DecodeError> {
+    let mut value: Value = decode(E::EVENT_TYPE, json)?;
+    for from in version..E::SCHEMA_VERSION {
+        let cast = catch_unwind(AssertUnwindSafe(|| E::upcast(from, value)));
+        let cast = cast.unwrap_or_else(|_| Err("it panicked".into()));
+        value = cast.map_err(|error| DecodeError::Upcast {
+            event_type: E::EVENT_TYPE.to_owned(),
+            from,
+            error: error.to_string(),
+        })?;
+    }
+    Ok(value.to_string().into_bytes())
 }
 
 fn encode_again<E: DomainEvent>(json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {

@@ -28,6 +28,46 @@ pub enum FailurePolicy {
     PauseSubscription,
 }
 
+/// Why a subscription is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PauseReason {
+    /// Somebody asked for it.
+    Asked,
+    /// A delivery was given up, and its [`FailurePolicy`] pauses it.
+    DeadLetter,
+    /// An event has a newer schema than this program knows (F7).
+    NewerSchema,
+}
+
+impl PauseReason {
+    /// The reason as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::DeadLetter => "dead-letter",
+            Self::NewerSchema => "newer-schema",
+        }
+    }
+
+    /// The reason that is stored as `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Asked, Self::DeadLetter, Self::NewerSchema]
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+    }
+}
+
+impl fmt::Display for PauseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "somebody asked for it",
+            Self::DeadLetter => "one of its deliveries was given up",
+            Self::NewerSchema => "an event has a newer schema than this program knows",
+        })
+    }
+}
+
 /// What a subscription with a pipeline of its own asks of it (D4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Isolation {

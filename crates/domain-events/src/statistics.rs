@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::PauseReason;
+
 /// Mean and percentiles of a duration; each percentile is the upper end of a bucket at most 1/16
 /// wide, and the mean is taken over the middles of buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +52,8 @@ pub struct SubscriptionStatistics {
     pub failed_attempts: u64,
     /// Attempts that followed a failed one.
     pub retries: u64,
-    /// Whether it is paused.
-    pub is_paused: bool,
+    /// Why it is paused, if it is.
+    pub paused: Option<PauseReason>,
     /// Whether its circuit breaker has tripped (F8).
     pub is_tripped: bool,
     /// Blocking handlers that run past their time-out (F1).

@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    ConfigError, FailurePolicy, Position, Registration, RunState, StartError, StoreError,
-    SubscribeError, Subscription, SubscriptionId, SubscriptionState, Timestamp,
+    AggregateRef, ConfigError, Position, Registration, RunState, StartError, StartedDelivery,
+    StoreError, SubscribeError, Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
 };
 use tokio::sync::oneshot;
 
@@ -19,7 +19,6 @@ use crate::{
     engine::{Engine, discard},
     inside, lifecycle,
     pipeline::PipelineId,
-    seat::Seats,
     state::State,
     subscribed::Subscribed,
     subscriptions::Joined,
@@ -48,15 +47,6 @@ pub(crate) async fn begin(
 
 /// Says what a bus with a store cannot do for a subscription.
 pub(crate) fn check_durable(subscription: &Subscription) -> Result<(), ConfigError> {
-    let only = "Skip, on a bus with a store";
-    let policy = subscription.after_dead_letter();
-    if policy != FailurePolicy::Skip {
-        return Err(ConfigError::new(
-            "subscription.failure_policy",
-            policy,
-            only,
-        ));
-    }
     let only = "PerAggregate, on a bus with a store";
     let order = subscription.order();
     if order != domain_events::Ordering::PerAggregate {
@@ -140,9 +130,11 @@ impl State {
         id: PipelineId,
         subscription: Subscription,
         number: Option<SubscriptionId>,
+        started: Vec<StartedDelivery>,
     ) -> Arc<Subscribed> {
         let seats = self.pipelines.get(id).map(|pipeline| &pipeline.seats);
-        Subscribed::new(subscription, number, id, seats.unwrap_or(&Seats::default()))
+        let seats = seats.cloned().unwrap_or_default();
+        Subscribed::new(subscription, number, id, &seats, started)
     }
 
     fn add_volatile(
@@ -152,7 +144,7 @@ impl State {
         after: &mut After,
     ) -> PipelineId {
         let pipeline = self.pipeline_for(&subscription, &engine.config);
-        let subscribed = self.subscribed_to(pipeline, subscription, None);
+        let subscribed = self.subscribed_to(pipeline, subscription, None, Vec::new());
         self.subscriptions.add(subscribed, Joined::default());
         self.subscriptions_changed(after);
         pipeline
@@ -236,13 +228,14 @@ impl State {
         known: SubscriptionState,
         after: &mut After,
     ) {
-        let subscribed = self.subscribed_to(id, subscription, Some(known.id));
+        let subscribed = self.subscribed_to(id, subscription, Some(known.id), known.started);
+        subscribed.set_paused(known.paused);
         let through = known.progress.through;
-        let waiting: HashMap<_, _> = known
-            .waiting
-            .into_iter()
-            .map(|waiting| (waiting.aggregate.clone(), waiting))
-            .collect();
+        let mut waiting: HashMap<AggregateRef, Vec<WaitingDelivery>> = HashMap::new();
+        for delivery in known.waiting {
+            let of = waiting.entry(delivery.aggregate.clone());
+            of.or_default().push(delivery);
+        }
         let Some(pipeline) = self.pipelines.get_mut(id) else {
             return;
         };
@@ -252,20 +245,23 @@ impl State {
                 from: blocked.from,
                 version: blocked.version,
                 through,
+                passed_over: 0,
             };
             let mut entry = Blocked::new(&subscribed, behind, Stand::Waiting);
             entry.uncounted = through;
+            entry.parked_again = blocked.parked_behind;
             let mut delay = Duration::ZERO;
-            if let Some(waiting) = waiting.get(&blocked.aggregate) {
-                let (now, clock) = (Timestamp::now(), tokio::time::Instant::now());
-                let began = clock.checked_sub(now.since(waiting.first_attempt_at));
-                entry = entry.attempted(waiting.attempts, began.unwrap_or(clock));
-                delay = waiting.due_at.since(now);
+            for delivery in waiting.remove(&blocked.aggregate).unwrap_or_default() {
                 subscribed.steps.matching.up();
                 subscribed.steps.left.up();
+                delay = delay.max(entry.resume(&delivery));
+            }
+            if let Some(by) = entry.parked_again.filter(|_| entry.is_only_parked()) {
+                (entry.stand, entry.parked_again) = (Stand::Parked(by), None);
+            } else {
+                after.due.push(Due::after(delay, mailbox, &subscribed));
             }
             pipeline.mailboxes.block(mailbox, entry);
-            after.due.push(Due::after(delay, mailbox, &subscribed));
         }
         self.subscriptions
             .add(subscribed, Joined::from(known.progress));

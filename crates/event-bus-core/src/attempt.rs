@@ -1,11 +1,11 @@
 //! One run of a handler, and what follows from its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use domain_events::{
     AttemptInfo, AttemptResult, Cancellation, DeadLetterReason, DecodeError, DeliveryOutcome,
-    EventEnvelope, HandlerContext, HandlerError, ProcessingOutcome, RetryPolicy, Timestamp,
-    Verdict, Work,
+    EventEnvelope, HandlerContext, HandlerError, PauseReason, ProcessingOutcome, RetryPolicy,
+    Timestamp, Verdict, Work,
 };
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use crate::{
     record::Record,
     say::say,
     seat::Worker,
+    starts,
     subscribed::Subscribed,
 };
 
@@ -29,6 +30,10 @@ pub(crate) enum Ended {
     Skipped(String),
     Failed(Verdict, String),
     Unreadable(String),
+    /// The event has a newer schema than this program knows (F7).
+    Newer(String),
+    /// So many unclean ends in a row have found the delivery running (F4).
+    Crashed(u32),
 }
 
 /// What follows.
@@ -36,6 +41,8 @@ pub(crate) enum Ended {
 pub(crate) enum Decision {
     Done(DeliveryOutcome),
     Retry(Duration, String),
+    /// The subscription is paused, and the delivery waits with the others.
+    Pause(PauseReason),
     GiveUp(DeadLetterReason, String),
 }
 
@@ -52,6 +59,10 @@ pub(crate) fn decide(
         Ended::Handled => return Decision::Done(DeliveryOutcome::Handled),
         Ended::Skipped(_) | Ended::Unwanted => return Decision::Done(DeliveryOutcome::Skipped),
         Ended::Unreadable(error) => return Decision::GiveUp(DeadLetterReason::Unreadable, error),
+        Ended::Newer(_) => return Decision::Pause(PauseReason::NewerSchema),
+        Ended::Crashed(ends) => {
+            return Decision::GiveUp(DeadLetterReason::Crashed, crashed(ends));
+        }
         Ended::Failed(Verdict::Permanent, error) => {
             return Decision::GiveUp(DeadLetterReason::Permanent, error);
         }
@@ -102,11 +113,16 @@ pub(crate) struct Attempt {
 pub(crate) async fn attempt(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Subscribed,
+    subscribed: &Arc<Subscribed>,
     given: Given<'_>,
     began: Instant,
-    before_waiting: impl FnOnce(),
+    mut before_waiting: impl FnMut(),
 ) -> Attempt {
+    let may_be_repeat = given.may_be_repeat && engine.stores.is_some();
+    if may_be_repeat {
+        before_waiting();
+        starts::record(engine, subscribed, iter::once(&**given.envelope)).await;
+    }
     let cancellation = worker.cancellation();
     let cx = context(worker, subscribed, given, began, &cancellation);
     let running = engine
@@ -122,6 +138,9 @@ pub(crate) async fn attempt(
     )
     .await;
     running.end();
+    if may_be_repeat {
+        starts::ended(engine, subscribed, iter::once(&**given.envelope));
+    }
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     note(engine, worker, subscribed, given, &ended, took);
@@ -180,7 +199,7 @@ pub(crate) fn note(
             say!(debug, "delivery skipped", "subscription" = subscribed.name(),
                 "event.id" = envelope.id(); reason);
         }
-        Ended::Handled | Ended::Unwanted => {}
+        Ended::Handled | Ended::Unwanted | Ended::Newer(_) | Ended::Crashed(_) => {}
     }
     engine
         .processing
@@ -205,6 +224,9 @@ async fn run(
 ) -> Ended {
     let (bus, subscription) = (engine.id, &subscribed.subscription);
     let limit = subscription.attempt_timeout();
+    if let Some(ends) = starts::too_many(subscribed, envelope) {
+        return Ended::Crashed(ends);
+    }
     let begin = || {
         if !subscription.wants(envelope)? {
             return Ok(None);
@@ -234,7 +256,11 @@ async fn run(
 
 impl Ended {
     pub(crate) fn unreadable(error: &DecodeError) -> Self {
-        Self::Unreadable(error.to_string())
+        let text = cut(error.to_string());
+        match error {
+            DecodeError::Newer { .. } => Self::Newer(text),
+            _ => Self::Unreadable(text),
+        }
     }
 
     /// A handler that has no result has failed: it may have one the next time.
@@ -252,9 +278,16 @@ impl Ended {
             Self::Unwanted => AttemptResult::Skipped(None),
             Self::Skipped(reason) => AttemptResult::Skipped(Some(reason.clone())),
             Self::Failed(_, error) => AttemptResult::Failed(error.clone()),
-            Self::Unreadable(error) => AttemptResult::Unreadable(error.clone()),
+            Self::Unreadable(error) | Self::Newer(error) => {
+                AttemptResult::Unreadable(error.clone())
+            }
+            Self::Crashed(ends) => AttemptResult::Failed(crashed(*ends)),
         }
     }
+}
+
+fn crashed(unclean_ends: u32) -> String {
+    format!("it was running at {unclean_ends} unclean ends in a row")
 }
 
 impl From<Result<(), HandlerError>> for Ended {

@@ -19,6 +19,7 @@ use crate::{
     state::State,
     subscribed::{Begun, Subscribed},
     timers::Due,
+    worker::say_paused,
 };
 
 /// How many deliveries a worker makes before others get their turn.
@@ -72,7 +73,8 @@ impl Made {
     }
 }
 
-/// Makes an attempt of the first delivery. `None` where it was a probe that failed, which does not count (F8).
+/// Makes an attempt of the first delivery. `None` where it does not count, and the backlog waits: a
+/// probe that failed (F8), an event that is newer than this program (F7).
 async fn make(
     engine: &Arc<Engine>,
     worker: &Worker,
@@ -105,10 +107,19 @@ async fn make(
         None => {}
     }
     let policy = subscribed.subscription.retry_policy();
+    let decision = decide(ended, policy, number, began.elapsed(), fastrand::f64());
+    if let Decision::Pause(why) = decision {
+        engine.step(|state, after| {
+            state.pause(subscribed, why, after);
+            state.again(start, after);
+        });
+        say_paused(subscribed, why);
+        return None;
+    }
     Some(Made {
         attempt: number,
         began,
-        decision: decide(ended, policy, number, began.elapsed(), fastrand::f64()),
+        decision,
         end,
     })
 }
@@ -138,6 +149,7 @@ impl State {
         let Some(blocked) = mailboxes.blocked(start.mailbox, subscribed) else {
             return;
         };
+        blocked.is_at_replay = blocked.first_replay().is_some();
         (blocked.attempts, blocked.began) = (made.attempt, made.began);
         after.told.extend(blocked.note_rest());
         let row = blocked.row(&start.aggregate);

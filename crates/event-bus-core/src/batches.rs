@@ -23,10 +23,14 @@ use crate::{
     record::Record,
     run::Run,
     seat::Worker,
+    starts,
     state::State,
     subscribed::{Begun, Subscribed},
     worker::Led,
 };
+
+/// An event of a batch, and what its handler is told.
+type Item = (Arc<EventEnvelope>, HandlerContext);
 
 /// The error of an event of which the handler's results say nothing.
 const NO_VERDICT: &str = "the batch ended without a verdict on the event";
@@ -125,7 +129,7 @@ async fn deliver(
 async fn attempt(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Subscribed,
+    subscribed: &Arc<Subscribed>,
     runs: &[&mut Run],
 ) -> Vec<Vec<Attempt>> {
     let began = Instant::now();
@@ -143,10 +147,17 @@ async fn attempt(
         .iter()
         .map(|run| early_ends(engine, subscribed, &run.records, &mut hand_over))
         .collect();
+    let repeats = repeats(engine, &items);
+    if !repeats.is_empty() {
+        starts::record(engine, subscribed, repeats.iter().map(|event| &**event)).await;
+    }
     let mut ends = call(engine, subscribed, items, &cancellation)
         .await
         .into_iter();
     running.end();
+    if !repeats.is_empty() {
+        starts::ended(engine, subscribed, repeats.iter().map(|event| &**event));
+    }
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     let mut made = |record: &Arc<Record>, early: Option<Ended>| {
@@ -160,6 +171,13 @@ async fn attempt(
         both.map(|(record, early)| made(record, early)).collect()
     };
     runs.iter().zip(early).map(of_run).collect()
+}
+
+/// Those events of a batch that may be repeats, on a durable bus.
+fn repeats(engine: &Engine, items: &[Item]) -> Vec<Arc<EventEnvelope>> {
+    let may_be = |(_, cx): &&Item| engine.stores.is_some() && cx.info().may_be_repeat;
+    let repeats = items.iter().filter(may_be);
+    repeats.map(|(event, _)| Arc::clone(event)).collect()
 }
 
 /// The ends that the events of a run have before the handler is called, up to the first that failed;
@@ -187,6 +205,9 @@ fn early_ends(
 
 /// Whether an event has its end before the handler is called: it cannot be read, or is not wanted.
 fn look(engine: &Engine, subscribed: &Subscribed, envelope: &Arc<EventEnvelope>) -> Option<Ended> {
+    if let Some(ends) = starts::too_many(subscribed, envelope) {
+        return Some(Ended::Crashed(ends));
+    }
     let subscription = &subscribed.subscription;
     let looked = guarded::call(engine.id, || {
         let wanted = subscription.wants(envelope)?;
@@ -204,7 +225,7 @@ fn look(engine: &Engine, subscribed: &Subscribed, envelope: &Arc<EventEnvelope>)
 async fn call(
     engine: &Engine,
     subscribed: &Subscribed,
-    items: Vec<(Arc<EventEnvelope>, HandlerContext)>,
+    items: Vec<Item>,
     cancellation: &Cancellation,
 ) -> Vec<Ended> {
     let (bus, subscription, count) = (engine.id, &subscribed.subscription, items.len());

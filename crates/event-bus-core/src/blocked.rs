@@ -1,9 +1,10 @@
 //! A subscription that is blocked on an aggregate, and its *backlog*: what it has not handled.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use domain_events::{
-    AggregateRef, BlockedAggregate, DeliveryChange, EventId, Position, Timestamp, Urgency, Version,
+    AggregateRef, BlockedAggregate, DeliveryChange, EventId, Position, Recorded, Timestamp,
+    Urgency, Version, WaitingDelivery,
 };
 use tokio::time::Instant;
 
@@ -26,6 +27,13 @@ pub(crate) struct Blocked {
     /// The dead letter behind which it is parked again once the first delivery is over, which is a
     /// replay of an older one.
     pub(crate) parked_again: Option<EventId>,
+    /// Dead letters to be delivered again: before the next delivery of the log, but after one that was
+    /// attempted already (durable).
+    pub(crate) replays: VecDeque<Position>,
+    /// Whether the attempts are those of the first replay.
+    pub(crate) is_at_replay: bool,
+    /// Whether a run that began earlier may still make deliveries of the aggregate.
+    pub(crate) beside_run: bool,
 }
 
 /// Where a backlog is.
@@ -37,6 +45,8 @@ pub(crate) enum Behind {
         from: Position,
         version: Version,
         through: Position,
+        /// How many of them were passed over in this run.
+        passed_over: u64,
     },
 }
 
@@ -67,7 +77,72 @@ impl Blocked {
             stand,
             uncounted: Position::ZERO,
             parked_again: None,
+            replays: VecDeque::new(),
+            is_at_replay: false,
+            beside_run: false,
         }
+    }
+
+    /// Adds a delivery that an earlier run has left waiting. Returns how long it is to wait, where it is
+    /// the first.
+    pub(crate) fn resume(&mut self, delivery: &WaitingDelivery) -> Duration {
+        if delivery.is_replay {
+            match delivery.attempts {
+                0 => self.replays.push_back(delivery.position),
+                _ => self.replays.push_front(delivery.position),
+            }
+        }
+        if delivery.attempts == 0 {
+            return Duration::ZERO;
+        }
+        let (now, clock) = (Timestamp::now(), Instant::now());
+        let began = clock.checked_sub(now.since(delivery.first_attempt_at));
+        (self.attempts, self.began) = (delivery.attempts, began.unwrap_or(clock));
+        self.is_at_replay = delivery.is_replay;
+        delivery.due_at.since(now)
+    }
+
+    /// Whether nothing is to be delivered before what is parked.
+    pub(crate) fn is_only_parked(&self) -> bool {
+        self.replays.is_empty() && self.attempts == 0
+    }
+
+    /// The replay that is the first delivery, if it is one.
+    pub(crate) fn first_replay(&self) -> Option<Position> {
+        let first = self.replays.front().copied();
+        first.filter(|_| self.is_at_replay || self.attempts == 0)
+    }
+
+    /// Adds what `old`, which it replaces, has to do behind its own first delivery.
+    pub(crate) fn take_over(&mut self, old: Self) {
+        match (&mut self.behind, old.behind) {
+            (Behind::Memory(first), Behind::Memory(rest)) => first.extend(rest),
+            (
+                Behind::Log {
+                    through,
+                    passed_over,
+                    ..
+                },
+                Behind::Log {
+                    through: old_through,
+                    passed_over: old_passed_over,
+                    ..
+                },
+            ) => {
+                *through = old_through.max(*through);
+                *passed_over += old_passed_over;
+            }
+            _ => {}
+        }
+        (self.replays, self.parked_again) = (old.replays, old.parked_again);
+    }
+
+    /// Ends the first delivery, whatever came of it.
+    pub(crate) fn end_first(&mut self) {
+        if self.first_replay().is_some() {
+            self.replays.pop_front();
+        }
+        (self.attempts, self.is_at_replay) = (0, false);
     }
 
     /// After a first attempt that began then, and failed.
@@ -100,9 +175,9 @@ impl Blocked {
         match (self.stand, self.parked_again) {
             // What is parked waits for it, or for a newer one: it goes before both.
             (Stand::Parked(by), _) => {
-                self.parked_again = (by != event).then_some(by);
-                self.attempts = 0;
                 records.push_front(record);
+                self.attempts = 0;
+                self.is_replayed(by, event);
                 true
             }
             // The same, and an older one is being replayed.
@@ -115,6 +190,31 @@ impl Blocked {
                 records.push_back(record);
                 records.len() == 1
             }
+        }
+    }
+
+    /// Notes, where it is parked behind one dead letter, that another one or the same is replayed.
+    fn is_replayed(&mut self, parked_behind: EventId, event: EventId) {
+        if parked_behind != event {
+            self.parked_again = Some(parked_behind);
+        }
+    }
+
+    /// Adds the replay of a dead letter of the log. Returns whether the backlog is to go on for it.
+    pub(crate) fn replay_from_log(&mut self, event: EventId, position: Position) -> bool {
+        self.replays.push_back(position);
+        match (self.stand, self.parked_again) {
+            (Stand::Parked(by), _) => {
+                self.is_replayed(by, event);
+                true
+            }
+            (_, Some(by)) if by == event => {
+                self.parked_again = None;
+                false
+            }
+            // What was attempted waits for its own time.
+            (Stand::Waiting, _) => self.attempts == 0,
+            _ => false,
         }
     }
 
@@ -142,10 +242,15 @@ impl Blocked {
         let Behind::Log { from, version, .. } = self.behind else {
             return None;
         };
+        let parked_behind = match self.stand {
+            Stand::Parked(by) => Some(by),
+            _ => self.parked_again,
+        };
         let row = BlockedAggregate {
             aggregate: aggregate.clone(),
             from,
             version,
+            parked_behind,
         };
         Some(DeliveryChange::Blocked(self.subscribed.id?, row))
     }
@@ -209,12 +314,40 @@ impl Behind {
     pub(crate) fn push(&mut self, record: &Arc<Record>) {
         match self {
             Self::Memory(records) => records.push_back(Arc::clone(record)),
-            Self::Log { through, .. } => {
-                *through = record
-                    .envelope
-                    .position()
-                    .map_or(*through, |at| at.max(*through));
+            Self::Log {
+                from,
+                version,
+                through,
+                passed_over,
+            } => {
+                let Some(recorded) = record.envelope.recorded() else {
+                    return;
+                };
+                // The first that waits; its version was not known where there was none.
+                if *from > *through {
+                    (*from, *version) = (recorded.position, recorded.version);
+                }
+                *through = recorded.position.max(*through);
+                *passed_over += 1;
             }
+        }
+    }
+
+    /// What follows an event of the log: nothing as yet.
+    pub(crate) fn after(recorded: Recorded) -> Self {
+        Self::Log {
+            from: recorded.position.next(),
+            version: recorded.version.next(),
+            through: recorded.position,
+            passed_over: 0,
+        }
+    }
+
+    /// Whether an event of the log is behind it.
+    pub(crate) fn covers(&self, position: Position) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Log { from, .. } => position >= *from,
         }
     }
 }

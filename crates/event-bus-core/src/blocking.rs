@@ -64,6 +64,7 @@ impl State {
             first_attempt_at: blocked.first_attempt_at(),
             due_at: Timestamp::now().after(delay),
             last_error: error,
+            is_replay: false,
         };
         // The rows and the leaving are one step, so that progress never passes without the rows (R1).
         let rows = [DeliveryChange::Waiting(id, waiting)];
@@ -115,6 +116,7 @@ impl Behind {
                 from: recorded.position,
                 version: recorded.version,
                 through: recorded.position,
+                passed_over: 1,
             },
         }
     }

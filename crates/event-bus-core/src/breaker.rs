@@ -88,7 +88,11 @@ pub(crate) fn speaks(ended: &Ended) -> Option<bool> {
         Ended::Failed(Verdict::Transient | Verdict::RetryAfter(_) | Verdict::Skip, _) => {
             Some(false)
         }
-        Ended::Failed(Verdict::Permanent, _) | Ended::Unreadable(_) | Ended::Unwanted => None,
+        Ended::Failed(Verdict::Permanent, _)
+        | Ended::Unreadable(_)
+        | Ended::Newer(_)
+        | Ended::Crashed(_)
+        | Ended::Unwanted => None,
     }
 }
 

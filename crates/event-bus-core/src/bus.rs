@@ -8,21 +8,21 @@ use std::{
 
 use async_trait::async_trait;
 use domain_events::{
-    BusStatistics, ConfigError, DeadLetter, DeadLetterQuery, DeliveryStore, EventBus, EventId,
-    EventRegistry, EventStore, LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt,
-    RegistryError, StartError, StopError, StopReport, StoreError, SubscribeError, Subscription,
-    SubscriptionGuard, WaitError,
+    BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryStore,
+    EventBus, EventId, EventRegistry, EventStore, LetterError, NewEvent, ProcessingOutcome,
+    PublishError, Receipt, RegistryError, StartError, StopError, StopReport, StoreError,
+    SubscribeError, Subscription, SubscriptionGuard, WaitError,
 };
 use tokio::runtime::Handle;
 
 use crate::{
-    BusConfig, aboard, ashore, dead_letters,
+    BusConfig, aboard, ashore,
     engine::{Engine, Stores, discard},
     inside, lifecycle,
     lifecycle::Phase,
     pausing,
     publish::publish,
-    statistics, stopping,
+    settling, statistics, stopping, stored_letters,
     waiting::NoRoom,
 };
 
@@ -235,7 +235,7 @@ impl EventBus for InMemoryEventBus {
     }
 
     async fn resume(&self, name: &str) -> bool {
-        pausing::resume(&self.engine, name)
+        pausing::resume(&self.engine, name).await
     }
 
     async fn dead_letters(
@@ -244,17 +244,27 @@ impl EventBus for InMemoryEventBus {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         match &self.engine.stores {
-            Some(stores) => stores.deliveries.dead_letters(query, limit).await,
+            Some(stores) => stored_letters::list(&self.engine, stores, query, limit).await,
             None => Ok(self.engine.look(|state| state.letters.list(query, limit))),
         }
     }
 
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        match &self.engine.stores {
+            Some(stores) => stored_letters::groups(&self.engine, stores, query).await,
+            None => Ok(self.engine.look(|state| state.letters.groups(query))),
+        }
+    }
+
     async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError> {
-        dead_letters::replay(&self.engine, subscription, event)
+        settling::replay(&self.engine, subscription, event).await
     }
 
     async fn replay_all(&self, query: &DeadLetterQuery) -> Result<usize, LetterError> {
-        dead_letters::replay_all(&self.engine, query)
+        settling::replay_all(&self.engine, query).await
     }
 
     async fn discard(
@@ -263,7 +273,7 @@ impl EventBus for InMemoryEventBus {
         event: EventId,
         reason: &str,
     ) -> Result<(), LetterError> {
-        dead_letters::discard(&self.engine, subscription, event, reason)
+        settling::discard(&self.engine, subscription, event, reason).await
     }
 
     async fn discard_all(
@@ -271,7 +281,7 @@ impl EventBus for InMemoryEventBus {
         query: &DeadLetterQuery,
         reason: &str,
     ) -> Result<usize, LetterError> {
-        dead_letters::discard_all(&self.engine, query, reason)
+        settling::discard_all(&self.engine, query, reason).await
     }
 
     async fn processing_log(

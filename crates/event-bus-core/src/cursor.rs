@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use domain_events::{DeliveryChange, DeliveryOutcome, Position};
+use domain_events::{AggregateRef, DeliveryChange, DeliveryOutcome, Position};
 
 use tokio::time::Instant;
 
@@ -116,14 +116,19 @@ impl Cursor {
         record
     }
 
-    /// Notes that a subscription's deliveries that were left to the log rest, or rest no more.
-    /// Returns the records, to be told and dropped without the lock.
+    /// Notes that a subscription's deliveries that were left to the log, of one aggregate or of all,
+    /// rest, or rest no more. Returns the records, to be told and dropped without the lock.
     pub(crate) fn note_rest(
         &self,
         subscribed: &Arc<Subscribed>,
+        aggregate: Option<&AggregateRef>,
         why: Option<Rest>,
     ) -> Vec<Arc<Record>> {
-        let records: Vec<_> = self.left.values().filter_map(Weak::upgrade).collect();
+        let of = |record: &Arc<Record>| {
+            aggregate.is_none_or(|aggregate| record.envelope.aggregate() == aggregate)
+        };
+        let records = self.left.values().filter_map(Weak::upgrade);
+        let records: Vec<_> = records.filter(of).collect();
         for record in &records {
             if let Some(target) = record
                 .target(subscribed)

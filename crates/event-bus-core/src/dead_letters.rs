@@ -6,22 +6,22 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetter, DeadLetterQuery, DeliveryChange, DeliveryOutcome, EventId, FailurePolicy,
-    LetterError,
+    DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange, DeliveryOutcome, EventId,
+    FailurePolicy, LetterError, PauseReason, Recorded,
 };
 use tokio::time::Instant;
 
 use crate::{
     after::After,
     blocked::{Behind, Blocked, Stand},
-    engine::Engine,
-    lifecycle::Phase,
     mailboxes::MailboxId,
     pipeline::Pipeline,
     record::{Marks, Record},
     say::say,
     state::State,
     subscribed::Subscribed,
+    timers::Due,
+    worker::say_paused,
 };
 
 /// The longest error text that is kept, in bytes (F6).
@@ -58,19 +58,6 @@ impl DeadLetters {
         evicted.flatten()
     }
 
-    fn take(&mut self, subscription: &str, event: EventId) -> Result<Kept, LetterError> {
-        let wanted = |kept: &Kept| {
-            kept.letter.event_id() == event && &*kept.letter.subscription == subscription
-        };
-        let place = self.kept.iter().position(wanted);
-        place
-            .and_then(|place| self.kept.remove(place))
-            .ok_or_else(|| LetterError::NoSuchLetter {
-                subscription: subscription.to_owned(),
-                event,
-            })
-    }
-
     /// Takes out all that `query` means, oldest first.
     fn take_all(&mut self, query: &DeadLetterQuery) -> Vec<Kept> {
         let (taken, left) = std::mem::take(&mut self.kept)
@@ -85,6 +72,12 @@ impl DeadLetters {
         let letters = self.kept.iter().map(|kept| &kept.letter);
         let wanted = letters.filter(|letter| query.matches(letter));
         wanted.take(limit).cloned().collect()
+    }
+
+    /// Those that `query` means, in groups.
+    pub(crate) fn groups(&self, query: &DeadLetterQuery) -> Vec<DeadLetterGroup> {
+        let letters = self.kept.iter().map(|kept| &kept.letter);
+        DeadLetterGroup::of(letters.filter(|letter| query.matches(letter)))
     }
 
     /// How many there are.
@@ -106,11 +99,7 @@ pub(crate) fn mourn(subscribed: &Subscribed, letter: &DeadLetter) {
         "event.type" = letter.event.event_type(), "attempts" = letter.attempts,
         "reason" = letter.reason.as_str(); letter.error);
     if subscribed.subscription.after_dead_letter() == FailurePolicy::PauseSubscription {
-        say!(
-            warn,
-            "subscription paused by its failure policy",
-            "subscription" = letter.subscription
-        );
+        say_paused(subscribed, PauseReason::DeadLetter);
     }
 }
 
@@ -129,12 +118,22 @@ impl State {
             return;
         }
         let subscribed = &record.targets()[target];
-        if let Some(id) = subscribed.id {
-            self.unsaved
-                .change([DeliveryChange::Dead(id, letter)], None);
-            after.saver = true;
-        } else {
-            self.keep(mailbox, letter, subscribed, after);
+        let (event, recorded) = (letter.event_id(), record.envelope.recorded());
+        let evicted = match subscribed.id {
+            Some(id) => {
+                self.unsaved
+                    .change([DeliveryChange::Dead(id, letter)], None);
+                after.saver = true;
+                None
+            }
+            None => self.letters.keep(Kept {
+                letter,
+                by: Arc::downgrade(subscribed),
+            }),
+        };
+        self.follow_policy(mailbox, subscribed, event, recorded, after);
+        if let Some(evicted) = evicted {
+            self.let_go(evicted, after);
         }
         if record.resolve(target, DeliveryOutcome::Dead) {
             self.finish(subscribed.pipeline, record, after);
@@ -143,28 +142,24 @@ impl State {
         after.tell(Arc::clone(record));
     }
 
-    fn keep(
+    /// Does to those behind a dead letter what the failure policy says (F5); `recorded` is where its
+    /// event is in the log.
+    pub(crate) fn follow_policy(
         &mut self,
         mailbox: MailboxId,
-        letter: DeadLetter,
         subscribed: &Arc<Subscribed>,
+        event: EventId,
+        recorded: Option<Recorded>,
         after: &mut After,
     ) {
-        let policy = subscribed.subscription.after_dead_letter();
-        let event = letter.event_id();
-        let evicted = self.letters.keep(Kept {
-            letter,
-            by: Arc::downgrade(subscribed),
-        });
-        match policy {
+        match subscribed.subscription.after_dead_letter() {
             // Who is removed has nobody behind.
             _ if subscribed.is_removed() => {}
             FailurePolicy::Skip => {}
-            FailurePolicy::ParkAggregate => self.park(mailbox, subscribed, event, after),
-            FailurePolicy::PauseSubscription => self.pause(subscribed, after),
-        }
-        if let Some(evicted) = evicted {
-            self.let_go(evicted, after);
+            FailurePolicy::ParkAggregate => self.park(mailbox, subscribed, event, recorded, after),
+            FailurePolicy::PauseSubscription => {
+                self.pause(subscribed, PauseReason::DeadLetter, after);
+            }
         }
     }
 
@@ -174,6 +169,7 @@ impl State {
         mailbox: MailboxId,
         subscribed: &Arc<Subscribed>,
         event: EventId,
+        recorded: Option<Recorded>,
         after: &mut After,
     ) {
         let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
@@ -181,17 +177,44 @@ impl State {
         };
         let mailboxes = &mut pipeline.mailboxes;
         if mailboxes.blocked(mailbox, subscribed).is_none() {
-            let nothing = Behind::Memory([].into());
-            mailboxes.block(
-                mailbox,
-                Blocked::new(subscribed, nothing, Stand::Parked(event)),
-            );
+            let nothing = match recorded {
+                Some(recorded) => Behind::after(recorded),
+                None => Behind::Memory([].into()),
+            };
+            let stand = Stand::Parked(event);
+            mailboxes.block(mailbox, Blocked::new(subscribed, nothing, stand));
         }
         mailboxes.set_stand(mailbox, subscribed, Stand::Parked(event));
-        if let Some(blocked) = mailboxes.blocked(mailbox, subscribed) {
-            after.told.extend(blocked.note_rest());
-        }
+        self.note_block(mailbox, subscribed, None, after);
         after.quiet = true;
+    }
+
+    /// Notes that a backlog waits for something else: for those who ask, and in the log. `due` is what
+    /// it waits for once that is committed.
+    pub(crate) fn note_block(
+        &mut self,
+        mailbox: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        due: Option<Due>,
+        after: &mut After,
+    ) {
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
+        };
+        let Some(blocked) = pipeline.mailboxes.blocked(mailbox, subscribed) else {
+            return;
+        };
+        after.told.extend(blocked.note_rest());
+        let why = blocked.rests();
+        if let Some(cursor) = &pipeline.cursor {
+            let aggregate = pipeline.mailboxes.aggregate(mailbox);
+            after
+                .told
+                .extend(cursor.note_rest(subscribed, aggregate, why));
+            let row = pipeline.mailboxes.row(mailbox, subscribed);
+            self.unsaved.change(row, due);
+            after.saver = true;
+        }
     }
 
     /// Forgets a dead letter: what is parked behind it goes on.
@@ -206,22 +229,9 @@ impl State {
         after.dropped.push(Box::new(letter));
     }
 
-    /// Has a dead letter delivered again.
-    fn replay(
-        &mut self,
-        subscription: &str,
-        event: EventId,
-        after: &mut After,
-    ) -> Result<(), LetterError> {
-        let replays = self.who_replays(subscription)?;
-        let kept = self.letters.take(subscription, event)?;
-        self.deliver_again(kept, replays, after);
-        Ok(())
-    }
-
     /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns how
     /// many.
-    fn replay_all(
+    pub(crate) fn replay_all(
         &mut self,
         query: &DeadLetterQuery,
         after: &mut After,
@@ -240,7 +250,7 @@ impl State {
     }
 
     /// Gives all dead letters up for good that `query` means. Returns how many.
-    fn discard_all(&mut self, query: &DeadLetterQuery, after: &mut After) -> usize {
+    pub(crate) fn discard_all(&mut self, query: &DeadLetterQuery, after: &mut After) -> usize {
         let letters = self.letters.take_all(query);
         let count = letters.len();
         for kept in letters {
@@ -250,7 +260,7 @@ impl State {
     }
 
     /// The subscription that a dead letter of this name would be delivered to.
-    fn who_replays(&self, name: &str) -> Result<Arc<Subscribed>, LetterError> {
+    pub(crate) fn who_replays(&self, name: &str) -> Result<Arc<Subscribed>, LetterError> {
         if self.is_stopping || self.is_closed {
             return Err(LetterError::NotRunning);
         }
@@ -269,11 +279,7 @@ impl State {
         };
         let Kept { letter, by } = kept;
         // A letter of one that has gone is not among this one's.
-        if by.as_ptr() == Arc::as_ptr(&subscribed) {
-            subscribed.meters.shared().replayed.up();
-        } else {
-            subscribed.steps.matching.up();
-        }
+        subscribed.count_replay(by.as_ptr() == Arc::as_ptr(&subscribed));
         let envelope = letter.event;
         self.figures.taken_up(false, true);
         let mailboxes = &mut pipeline.mailboxes;
@@ -323,78 +329,6 @@ impl Pipeline {
             after.told.extend(blocked.note_rest());
         }
         self.wake_workers(usize::from(ready), after);
-    }
-}
-
-/// Delivers a dead letter of a volatile bus again.
-pub(crate) fn replay(
-    engine: &Engine,
-    subscription: &str,
-    event: EventId,
-) -> Result<(), LetterError> {
-    may_replay(engine)?;
-    engine.step(|state, after| state.replay(subscription, event, after))?;
-    say!(
-        info,
-        "dead letter replayed",
-        "subscription" = subscription,
-        "event.id" = event
-    );
-    Ok(())
-}
-
-/// Gives a dead letter of a volatile bus up for good.
-pub(crate) fn discard(
-    engine: &Engine,
-    subscription: &str,
-    event: EventId,
-    reason: &str,
-) -> Result<(), LetterError> {
-    keeps_letters(engine)?;
-    engine.step(|state, after| {
-        let kept = state.letters.take(subscription, event)?;
-        state.let_go(kept, after);
-        Ok(())
-    })?;
-    say!(info, "dead letter discarded", "subscription" = subscription, "event.id" = event; reason);
-    Ok(())
-}
-
-/// Delivers all dead letters of a volatile bus again that `query` means. Returns how many.
-pub(crate) fn replay_all(engine: &Engine, query: &DeadLetterQuery) -> Result<usize, LetterError> {
-    may_replay(engine)?;
-    let count = engine.step(|state, after| state.replay_all(query, after))?;
-    say!(info, "dead letters replayed", "letters" = count; format_args!("{query:?}"));
-    Ok(count)
-}
-
-/// Gives all dead letters of a volatile bus up for good that `query` means. Returns how many.
-pub(crate) fn discard_all(
-    engine: &Engine,
-    query: &DeadLetterQuery,
-    reason: &str,
-) -> Result<usize, LetterError> {
-    keeps_letters(engine)?;
-    let count = engine.step(|state, after| state.discard_all(query, after));
-    say!(info, "dead letters discarded", "letters" = count; format_args!("{query:?}: {reason}"));
-    Ok(count)
-}
-
-fn may_replay(engine: &Engine) -> Result<(), LetterError> {
-    keeps_letters(engine)?;
-    match engine.lifecycle.phase() {
-        Phase::Running => Ok(()),
-        _ => Err(LetterError::NotRunning),
-    }
-}
-
-/// Whether the dead letters are the bus's, and not its store's.
-fn keeps_letters(engine: &Engine) -> Result<(), LetterError> {
-    match engine.stores {
-        None => Ok(()),
-        Some(_) => Err(LetterError::Unsupported(
-            "a bus with a store keeps its dead letters as they are",
-        )),
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) quiet: Notify,
     /// How many wait for the bus to be idle, and so want progress saved at once.
     pub(crate) hurried: AtomicUsize,
+    /// Held while dead letters of the store are settled, so that each is settled once.
+    pub(crate) letters: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     me: Weak<Engine>,
 }
@@ -66,6 +68,7 @@ impl Engine {
             unsaved: Notify::new(),
             quiet: Notify::new(),
             hurried: AtomicUsize::new(0),
+            letters: tokio::sync::Mutex::default(),
             state: Mutex::new(State::new(id, &config)),
             config,
             me: Weak::clone(me),

@@ -55,6 +55,10 @@ mod timers;
 
 mod dead_letters;
 
+mod stored_letters;
+
+mod settling;
+
 mod pausing;
 
 mod breaker;
@@ -64,6 +68,8 @@ mod breaker;
 mod cursor;
 
 mod unsaved;
+
+mod starts;
 
 mod progress;
 

@@ -59,6 +59,8 @@ struct Mailbox {
     aggregate: AggregateRef,
     queue: Queue,
     turn: Turn,
+    /// How many of the first queued events are in a run.
+    taken: usize,
     blocked: Vec<Blocked>,
 }
 
@@ -201,6 +203,7 @@ impl Mailboxes {
         };
         for _ in run.settled..run.done() {
             self.queued -= usize::from(mailbox.queue.pop().is_some());
+            mailbox.taken = mailbox.taken.saturating_sub(1);
         }
         run.settled = run.done();
     }
@@ -216,7 +219,10 @@ impl Mailboxes {
             .drain(..)
             .skip(run.finished.len().saturating_sub(1));
         unstarted.for_each(|urgency| self.lanes.give_back(urgency));
-        mailbox.turn = Turn::Idle;
+        (mailbox.turn, mailbox.taken) = (Turn::Idle, 0);
+        for blocked in &mut mailbox.blocked {
+            blocked.beside_run = false;
+        }
         let urgency = mailbox.queue.urgencies.most();
         let due: Vec<_> = mailbox
             .blocked
@@ -254,6 +260,7 @@ impl Mailboxes {
             aggregate: aggregate.clone(),
             queue: self.spare.pop().unwrap_or_default(),
             turn: Turn::Idle,
+            taken: 0,
             blocked: Vec::new(),
         });
         match self.ordering {
@@ -341,6 +348,7 @@ impl Mailboxes {
         let Mailbox {
             queue,
             turn,
+            taken,
             blocked,
             ..
         } = &mut self.boxes[id];
@@ -359,6 +367,7 @@ impl Mailboxes {
             rest.less(record);
             run.records.push(Arc::clone(record));
         }
+        *taken = run.records.len();
         if let Some(record) = run.records.first() {
             for blocked in blocked {
                 if let Some(target) = record.target(&blocked.subscribed) {

@@ -53,9 +53,14 @@ impl Meters {
             .fold(0, u64::wrapping_add)
     }
 
+    /// How many deliveries were given up.
+    pub(crate) fn dead(&self) -> u64 {
+        self.sum(|set| &set.dead)
+    }
+
     /// How many deliveries have come to an end, be it for a time.
     pub(crate) fn ended(&self) -> u64 {
-        self.sum(|set| &set.handled) + self.sum(|set| &set.skipped) + self.sum(|set| &set.dead)
+        self.sum(|set| &set.handled) + self.sum(|set| &set.skipped) + self.dead()
     }
 }
 

@@ -136,7 +136,7 @@ fn export_subscription(statistics: &SubscriptionStatistics) {
         abandoned,
         failed_attempts,
         retries,
-        is_paused,
+        paused,
         is_tripped,
         stuck,
         oldest_unfinished,
@@ -161,7 +161,7 @@ fn export_subscription(statistics: &SubscriptionStatistics) {
         *failed_attempts,
     );
     one.counter("event_bus_subscription_retries_total", *retries);
-    one.flag("event_bus_subscription_paused", *is_paused);
+    one.flag("event_bus_subscription_paused", paused.is_some());
     one.flag("event_bus_subscription_tripped", *is_tripped);
     one.gauge("event_bus_subscription_stuck", *stuck as f64);
     let oldest = oldest_unfinished.unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::{
     engine::{Engine, Stores},
     lifecycle::Phase,
     say::say,
+    state::State,
     timers::Due,
 };
 
@@ -38,7 +39,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
         batch.take(&engine, closing)?;
         let saved = save(&stores, batch.changes.clone()).await;
         match saved {
-            Ok(()) => committed(&engine, std::mem::take(&mut batch)),
+            Ok(()) => note_committed(&engine, std::mem::take(&mut batch)),
             Err(ref error) if !closing => {
                 say!(error, "progress not saved", "again.in.ms" = AFTER_FAULT.as_millis(); error);
                 let _ = timeout(AFTER_FAULT, engine.lifecycle.closing()).await;
@@ -116,7 +117,23 @@ async fn save(stores: &Stores, changes: DeliveryChanges) -> Result<(), StoreErro
     told.await.unwrap_or_else(|_| Err(closed()))
 }
 
-fn committed(engine: &Engine, batch: Batch) {
+/// Waits until a save is committed. Returns whether it was: else the bus has stopped.
+pub(crate) async fn committed(engine: &Engine, save: u64) -> bool {
+    let is_saved = |state: &State| state.unsaved.saves() >= save;
+    engine
+        .until_quiet(|state| state.is_closed || is_saved(state))
+        .await;
+    engine.look(is_saved)
+}
+
+/// Waits until what is unsaved at this moment is committed.
+pub(crate) async fn all_committed(engine: &Engine) {
+    let save = engine.look(|state| state.unsaved.last_save());
+    let _hurry = engine.hurry();
+    committed(engine, save).await;
+}
+
+fn note_committed(engine: &Engine, batch: Batch) {
     engine.step(|state, after| {
         state.unsaved.saved();
         after.due.extend(batch.retries);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use domain_events::{Ordering, Position, Subscription};
+use domain_events::{Ordering, Position, Subscription, Timestamp};
 
 use crate::{
     BusConfig,
@@ -23,6 +23,7 @@ use crate::{
 /// The state of a bus.
 pub(crate) struct State {
     pub(crate) bus: BusId,
+    pub(crate) made_at: Timestamp,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pipelines: Pipelines,
     pub(crate) waiters: Waiters,
@@ -54,6 +55,7 @@ impl State {
         ));
         Self {
             bus,
+            made_at: Timestamp::now(),
             subscriptions: Subscriptions::default(),
             pipelines,
             waiters: Waiters::default(),

@@ -88,20 +88,21 @@ fn of_pipeline(state: &State, id: PipelineId, pipeline: &Pipeline) -> PipelineSt
 
 fn figures(state: &State, subscribed: &Subscribed, waits: Waits) -> SubscriptionStatistics {
     let meters = &subscribed.meters;
-    let dead = meters.sum(|set| &set.dead);
     let mut figures = SubscriptionStatistics {
         name: Arc::clone(subscribed.name()),
         matching: subscribed.steps.matching.get(),
         handled: meters.sum(|set| &set.handled),
         skipped: meters.sum(|set| &set.skipped),
-        dead: dead.saturating_sub(meters.sum(|set| &set.replayed)),
+        dead: meters
+            .dead()
+            .saturating_sub(meters.sum(|set| &set.replayed)),
         blocked: waits.blocked,
         parked: waits.parked,
         waiting: waits.waiting,
         running: subscribed.running(),
         failed_attempts: meters.sum(|set| &set.failed_attempts),
         retries: meters.sum(|set| &set.retries),
-        is_paused: subscribed.is_paused(),
+        paused: subscribed.paused(),
         is_tripped: subscribed.is_tripped(),
         stuck: subscribed.stuck_handlers(),
         oldest_unfinished: waits.oldest.map(|at| at.elapsed()),
@@ -191,7 +192,8 @@ impl Unfinished {
                     waits.since(record.accepted_at);
                 }
             }
-            Behind::Log { .. } => {
+            Behind::Log { passed_over, .. } => {
+                waits.parked += if is_parked { *passed_over } else { 0 };
                 waits.blocked = waits.blocked.saturating_sub(first + is_running);
                 waits.since(blocked.began);
             }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use domain_events::{Subscription, SubscriptionId};
+use domain_events::{PauseReason, StartedDelivery, Subscription, SubscriptionId};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     meters::{Counter, Meters},
     pipeline::PipelineId,
     seat::{Seat, Seats},
-    sync::{AtomicBool, AtomicUsize},
+    sync::{AtomicBool, AtomicU8, AtomicUsize},
 };
 
 /// What steps of the bus count; as far from what the workers look at as processors fetch memory at
@@ -28,6 +28,13 @@ pub(crate) struct Steps {
     pub(crate) left: Counter,
 }
 
+/// Why a subscription can be paused.
+const REASONS: [PauseReason; 3] = [
+    PauseReason::Asked,
+    PauseReason::DeadLetter,
+    PauseReason::NewerSchema,
+];
+
 /// A subscription of a bus, with its figures.
 pub(crate) struct Subscribed {
     pub(crate) subscription: Subscription,
@@ -37,6 +44,8 @@ pub(crate) struct Subscribed {
     pub(crate) meters: Meters,
     pub(crate) steps: Steps,
     pub(crate) breaker: Option<Breaker>,
+    /// What was running when the last run ended uncleanly.
+    pub(crate) started: Vec<StartedDelivery>,
     /// The name once more for each worker: the count of those who hold one is passed around else.
     names: Box<[Arc<str>]>,
     /// Unlike any other's of the process, and never 0.
@@ -44,7 +53,8 @@ pub(crate) struct Subscribed {
     /// Where the workers of the pipeline say what they run.
     seats: Seats,
     removed: AtomicBool,
-    paused: AtomicBool,
+    /// Why it is paused: a place in [`REASONS`], from 1; 0 where it is not.
+    paused: AtomicU8,
     /// How many blocking handlers run past their time-out.
     stuck: AtomicUsize,
     /// Whether somebody has ever waited for its attempts.
@@ -60,6 +70,7 @@ impl Subscribed {
         id: Option<SubscriptionId>,
         pipeline: PipelineId,
         seats: &Seats,
+        started: Vec<StartedDelivery>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let meters = Meters::new(seats.len());
@@ -72,11 +83,12 @@ impl Subscribed {
             subscription,
             id,
             pipeline,
+            started,
             meters,
             number: NEXT.fetch_add(1, Ordering::Relaxed) as usize,
             seats: Arc::clone(seats),
             removed: AtomicBool::new(false),
-            paused: AtomicBool::new(false),
+            paused: AtomicU8::new(0),
             stuck: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             at_rest: Notify::new(),
@@ -101,12 +113,20 @@ impl Subscribed {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::SeqCst)
+        self.paused.load(Ordering::SeqCst) != 0
     }
 
-    /// Says whether it is paused; a step of the bus, as backlogs are counted by it.
-    pub(crate) fn set_paused(&self, paused: bool) {
-        self.paused.store(paused, Ordering::SeqCst);
+    /// Why it is paused, if it is.
+    pub(crate) fn paused(&self) -> Option<PauseReason> {
+        let code = usize::from(self.paused.load(Ordering::SeqCst));
+        REASONS.get(code.checked_sub(1)?).copied()
+    }
+
+    /// Says why it is paused, if it is; a step of the bus, as backlogs are counted by it.
+    pub(crate) fn set_paused(&self, why: Option<PauseReason>) {
+        let code = |why| REASONS.iter().position(|reason| *reason == why);
+        let code = why.and_then(code).map_or(0, |place| place + 1);
+        self.paused.store(code as u8, Ordering::SeqCst);
     }
 
     pub(crate) fn is_tripped(&self) -> bool {
@@ -158,6 +178,16 @@ impl Subscribed {
     /// Notes that a delivery is given up.
     pub(crate) fn note_dead(&self) {
         *self.last_dead() = Some(Instant::now());
+    }
+
+    /// Counts a dead letter that is delivered again: one of its own, or one that it was not given.
+    pub(crate) fn count_replay(&self, is_own: bool) {
+        let (dead, replayed) = (self.meters.dead(), self.meters.sum(|set| &set.replayed));
+        if is_own && dead > replayed {
+            self.meters.shared().replayed.up();
+        } else {
+            self.steps.matching.up();
+        }
     }
 
     /// How many deliveries are being attempted.

@@ -44,6 +44,11 @@ impl Due {
         }
     }
 
+    /// What may go on at once.
+    pub(crate) fn now(mailbox: MailboxId, subscribed: &Arc<Subscribed>) -> Self {
+        Self::after(Duration::ZERO, mailbox, subscribed)
+    }
+
     /// The probe that is due in `delay`.
     pub(crate) fn probe(delay: Duration, subscribed: &Arc<Subscribed>) -> Self {
         Self {

@@ -52,9 +52,14 @@ impl Unsaved {
         self.saves
     }
 
-    /// The number of the save that commits what is unsaved now.
+    /// The number of the save that commits a change made now.
     pub(crate) fn next_save(&self) -> u64 {
         self.taken + 1
+    }
+
+    /// The number of the save with which everything until now is committed.
+    pub(crate) fn last_save(&self) -> u64 {
+        self.taken + u64::from(self.has_changes() || self.progressed)
     }
 }
 

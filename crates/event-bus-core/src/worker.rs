@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain_events::{DeadLetter, DeadLetterReason, DeliveryOutcome, EventEnvelope, Timestamp};
+use domain_events::{
+    DeadLetter, DeadLetterReason, DeliveryOutcome, EventEnvelope, PauseReason, Timestamp,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
     mailboxes::{MailboxId, Start},
     record::Record,
     run::Run,
+    say::say,
     seat::Worker,
     subscribed::{Begun, Subscribed},
 };
@@ -167,6 +170,14 @@ impl Led {
                 };
                 engine.step(|state, after| state.block(&failed, delay, error, after));
             }
+            Decision::Pause(why) => {
+                self.blocked = true;
+                engine.step(|state, after| {
+                    state.pause(subscribed, why, after);
+                    state.hold(mailbox, record, target, after);
+                });
+                say_paused(subscribed, why);
+            }
             Decision::GiveUp(reason, error) => {
                 let first_attempt_at = crate::blocked::before(made.took);
                 let letter = dead_letter(
@@ -183,6 +194,11 @@ impl Led {
             }
         }
     }
+}
+
+/// Says that a subscription is paused, and not because somebody asked for it.
+pub(crate) fn say_paused(subscribed: &Subscribed, why: PauseReason) {
+    say!(warn, "subscription paused", "subscription" = subscribed.name(); why);
 }
 
 /// Counts a delivery that is handled or skipped.

@@ -2,13 +2,14 @@
 
 use diesel::{QueryResult, result::Error};
 use domain_events::{
-    AggregateRef, ChangesDone, DeadLetter, DeliveryChange, DeliveryChanges, Position, Progress,
-    StoreError, StoreErrorKind, SubscriptionId, Timestamp, Version, WaitingDelivery,
+    AggregateRef, BlockedAggregate, ChangesDone, DeadLetter, DeliveryChange, DeliveryChanges,
+    PauseReason, Position, Progress, StoreError, StoreErrorKind, SubscriptionId, Timestamp,
+    WaitingDelivery,
 };
 
 use crate::{
     positions,
-    queries::{self, NewDeadLetter, WaitingRow},
+    queries::{self, BlockedRow, NewDeadLetter, Settlement, WaitingRow},
     rows::signed,
     transaction::Transaction,
     writer::{Fault, Request},
@@ -72,8 +73,13 @@ enum Step<'a> {
     PutWaiting(WaitingRow),
     DeleteWaiting(i64, Position),
     PutDeadLetter(NewDeadLetter<'a>),
-    PutBlocked(i64, i64, (Position, Version)),
+    PutBlocked(BlockedRow),
     DeleteBlocked(i64, i64),
+    SetPaused(i64, Option<PauseReason>),
+    PutStarted(i64, Position),
+    DeleteStarted(i64, Position),
+    Replay(WaitingRow),
+    Discard(&'a str, Position, &'a str),
     EndRun,
     Nothing,
 }
@@ -89,12 +95,24 @@ fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step
         DeliveryChange::Dead(id, letter) => Step::PutDeadLetter(dead(tx, *id, letter)?),
         DeliveryChange::Blocked(id, blocked) => {
             let aggregate = aggregate_key(tx, &blocked.aggregate)?;
-            Step::PutBlocked(known(tx, *id)?, aggregate, (blocked.from, blocked.version))
+            Step::PutBlocked(blocked_row(known(tx, *id)?, aggregate, blocked))
         }
         DeliveryChange::Unblocked(id, aggregate) => match tx.aggregate_key(aggregate)? {
             Some(aggregate) => Step::DeleteBlocked(known(tx, *id)?, aggregate),
             None => Step::Nothing,
         },
+        DeliveryChange::Paused(id, why) => Step::SetPaused(known(tx, *id)?, *why),
+        DeliveryChange::Started(id, position) => Step::PutStarted(known(tx, *id)?, *position),
+        DeliveryChange::Ended(id, position) => Step::DeleteStarted(known(tx, *id)?, *position),
+        DeliveryChange::Replayed(id, delivery) => {
+            let aggregate = aggregate_key(tx, &delivery.aggregate)?;
+            Step::Replay(waiting(known(tx, *id)?, aggregate, delivery))
+        }
+        DeliveryChange::Discarded {
+            subscription,
+            position,
+            reason,
+        } => Step::Discard(subscription, *position, reason),
         DeliveryChange::RunEnded => Step::EndRun,
         _ => return Err(Stop::Refused("a change that this store does not know")),
     })
@@ -136,6 +154,17 @@ fn waiting(id: i64, aggregate: i64, delivery: &WaitingDelivery) -> WaitingRow {
         first_attempt_at: delivery.first_attempt_at.as_micros(),
         due_at: delivery.due_at.as_micros(),
         last_error: delivery.last_error.clone(),
+        is_replay: delivery.is_replay,
+    }
+}
+
+fn blocked_row(id: i64, aggregate: i64, blocked: &BlockedAggregate) -> BlockedRow {
+    BlockedRow {
+        subscription_id: id,
+        aggregate_key: aggregate,
+        from_position: signed(blocked.from.get()),
+        from_version: signed(blocked.version.get()),
+        parked_behind: blocked.parked_behind.map(|event| event.as_bytes().to_vec()),
     }
 }
 
@@ -176,9 +205,26 @@ impl Step<'_> {
                 queries::delete_waiting(conn, letter.subscription_id, letter.position)?;
                 queries::put_dead_letter(conn, &letter)?
             }
-            Self::PutBlocked(id, aggregate, from) => {
-                queries::put_blocked(conn, id, aggregate, from)?
+            Self::PutBlocked(row) => queries::put_blocked(conn, &row)?,
+            Self::SetPaused(id, why) => {
+                queries::update_paused(conn, id, why.map(PauseReason::as_str))?
             }
+            Self::PutStarted(id, at) => queries::put_started(conn, id, signed(at.get()))?,
+            Self::DeleteStarted(id, at) => queries::delete_started(conn, id, signed(at.get()))?,
+            Self::Replay(row) => {
+                let (id, at) = (row.subscription_id, row.position);
+                match queries::settle_dead_letter(conn, id, at, &settled("replayed", None))? {
+                    0 => 0,
+                    _ => queries::put_waiting(conn, &row)?,
+                }
+            }
+            Self::Discard(name, at, reason) => match queries::subscription(conn, name)? {
+                Some(row) => {
+                    let (id, at) = (row.subscription_id, signed(at.get()));
+                    queries::settle_dead_letter(conn, id, at, &settled("discarded", Some(reason)))?
+                }
+                None => 0,
+            },
             Self::DeleteBlocked(id, aggregate) => queries::delete_blocked(conn, id, aggregate)?,
             Self::EndRun => match queries::last_run(conn)? {
                 Some((run, None)) => queries::end_run(conn, run, Timestamp::now().as_micros())?,
@@ -187,5 +233,13 @@ impl Step<'_> {
             Self::Nothing => 0,
         };
         Ok(())
+    }
+}
+
+fn settled<'a>(settled_as: &'a str, note: Option<&'a str>) -> Settlement<'a> {
+    Settlement {
+        settled_at: Timestamp::now().as_micros(),
+        settled_as,
+        note,
     }
 }

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use diesel::QueryResult;
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterQuery, DeliveryChanges, DeliveryStore,
-    EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position, Registration,
-    RegistrationDone, RunState, StoreError, StoreStatistics, promise,
+    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
+    DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
+    Registration, RegistrationDone, RunState, StoreError, StoreStatistics, promise,
 };
 
 use crate::{
@@ -93,6 +93,17 @@ impl DeliveryStore for SqliteEventStore {
         let query = query.clone();
         self.ask("the dead letters were not read", move |session| {
             session.dead_letters(&query, limit)
+        })
+        .await
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        let query = query.clone();
+        self.ask("the dead letters were not read", move |session| {
+            session.dead_letter_groups(&query)
         })
         .await
     }

@@ -20,7 +20,7 @@ use crate::{
     rows::{FoundRow, signed},
     schema::{
         de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format, de_runs,
-        de_subscriptions, de_waiting, found_events, sqlite_master, sqlite_sequence,
+        de_started, de_subscriptions, de_waiting, found_events, sqlite_master, sqlite_sequence,
     },
 };
 
@@ -513,6 +513,7 @@ pub(crate) struct SubscriptionRow {
     pub(crate) subscription_id: i64,
     pub(crate) through: i64,
     pub(crate) unfinished: Vec<u8>,
+    pub(crate) paused: Option<String>,
 }
 
 pub(crate) fn subscription(conn: &mut Conn, name: &str) -> QueryResult<Option<SubscriptionRow>> {
@@ -568,6 +569,12 @@ pub(crate) fn update_progress(
         .execute(conn)
 }
 
+pub(crate) fn update_paused(conn: &mut Conn, id: i64, why: Option<&str>) -> QueryResult<usize> {
+    diesel::update(de_subscriptions::table.find(id))
+        .set(de_subscriptions::paused.eq(why))
+        .execute(conn)
+}
+
 // Deliveries that deviate
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -580,6 +587,7 @@ pub(crate) struct WaitingRow {
     pub(crate) first_attempt_at: i64,
     pub(crate) due_at: i64,
     pub(crate) last_error: String,
+    pub(crate) is_replay: bool,
 }
 
 pub(crate) fn put_waiting(conn: &mut Conn, row: &WaitingRow) -> QueryResult<usize> {
@@ -605,32 +613,28 @@ pub(crate) fn delete_waiting(conn: &mut Conn, subscription: i64, at: i64) -> Que
     diesel::delete(de_waiting::table.find((subscription, at))).execute(conn)
 }
 
-pub(crate) fn put_blocked(
-    conn: &mut Conn,
-    subscription: i64,
-    aggregate: i64,
-    from: (Position, Version),
-) -> QueryResult<usize> {
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = de_blocked)]
+#[diesel(treat_none_as_default_value = false)]
+pub(crate) struct BlockedRow {
+    pub(crate) subscription_id: i64,
+    pub(crate) aggregate_key: i64,
+    pub(crate) from_position: i64,
+    pub(crate) from_version: i64,
+    pub(crate) parked_behind: Option<Vec<u8>>,
+}
+
+pub(crate) fn put_blocked(conn: &mut Conn, row: &BlockedRow) -> QueryResult<usize> {
     diesel::replace_into(de_blocked::table)
-        .values((
-            de_blocked::subscription_id.eq(subscription),
-            de_blocked::aggregate_key.eq(aggregate),
-            de_blocked::from_position.eq(signed(from.0.get())),
-            de_blocked::from_version.eq(signed(from.1.get())),
-        ))
+        .values(row)
         .execute(conn)
 }
 
-/// Key of the aggregate, and first position and version that wait, for each blocked aggregate.
-pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i64, i64, i64)>> {
+pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<BlockedRow>> {
     de_blocked::table
         .filter(de_blocked::subscription_id.eq(subscription))
         .order(de_blocked::from_position)
-        .select((
-            de_blocked::aggregate_key,
-            de_blocked::from_position,
-            de_blocked::from_version,
-        ))
+        .select(BlockedRow::as_select())
         .load(conn)
 }
 
@@ -638,7 +642,9 @@ pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i6
 pub(crate) fn blocked_positions(conn: &mut Conn) -> QueryResult<Vec<i64>> {
     let behind = found_events::aggregate_key
         .eq(de_blocked::aggregate_key.nullable())
-        .and(found_events::version.ge(de_blocked::from_version.nullable()));
+        .and(found_events::version.ge(de_blocked::from_version.nullable()))
+        // The version may be an earlier one, where the first that waits is not known.
+        .and(found_events::position.ge(de_blocked::from_position));
     de_blocked::table
         .inner_join(found_events::table.on(behind))
         .select(found_events::position)
@@ -651,6 +657,38 @@ pub(crate) fn delete_blocked(
     aggregate: i64,
 ) -> QueryResult<usize> {
     diesel::delete(de_blocked::table.find((subscription, aggregate))).execute(conn)
+}
+
+pub(crate) fn put_started(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
+    diesel::insert_or_ignore_into(de_started::table)
+        .values((
+            de_started::subscription_id.eq(subscription),
+            de_started::position.eq(at),
+            de_started::unclean_ends.eq(0),
+        ))
+        .execute(conn)
+}
+
+pub(crate) fn delete_started(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
+    diesel::delete(de_started::table.find((subscription, at))).execute(conn)
+}
+
+/// Position and number of unclean ends of what was running at the last one.
+pub(crate) fn started(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i64, i64)>> {
+    de_started::table
+        .filter(de_started::subscription_id.eq(subscription))
+        .select((de_started::position, de_started::unclean_ends))
+        .load(conn)
+}
+
+pub(crate) fn count_unclean_end(conn: &mut Conn) -> QueryResult<usize> {
+    diesel::update(de_started::table)
+        .set(de_started::unclean_ends.eq(de_started::unclean_ends + 1))
+        .execute(conn)
+}
+
+pub(crate) fn delete_all_started(conn: &mut Conn) -> QueryResult<usize> {
+    diesel::delete(de_started::table).execute(conn)
 }
 
 #[derive(Debug, Insertable, AsChangeset)]
@@ -666,12 +704,22 @@ pub(crate) struct NewDeadLetter<'a> {
 }
 
 pub(crate) fn put_dead_letter(conn: &mut Conn, letter: &NewDeadLetter<'_>) -> QueryResult<usize> {
-    diesel::insert_into(de_dead_letters::table)
-        .values(letter)
-        .on_conflict((de_dead_letters::subscription_id, de_dead_letters::position))
-        .do_update()
-        .set(letter)
-        .execute(conn)
+    let open = open_letter(letter.subscription_id, letter.position);
+    match diesel::update(open).set(letter).execute(conn)? {
+        0 => diesel::insert_into(de_dead_letters::table)
+            .values(letter)
+            .execute(conn),
+        updated => Ok(updated),
+    }
+}
+
+/// The dead letter of a delivery that is not settled.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn open_letter(subscription: i64, at: i64) -> _ {
+    de_dead_letters::table
+        .filter(de_dead_letters::subscription_id.eq(subscription))
+        .filter(de_dead_letters::position.eq(at))
+        .filter(de_dead_letters::settled_at.is_null())
 }
 
 #[derive(Debug, Queryable, Selectable)]
@@ -685,41 +733,114 @@ pub(crate) struct DeadLetterRow {
     pub(crate) dead_at: i64,
 }
 
-/// Dead letters with the names of their subscriptions, oldest first; `query` with the keys of its event
-/// type and of its aggregate.
+/// How a dead letter was settled.
+#[derive(Debug, AsChangeset)]
+#[diesel(table_name = de_dead_letters)]
+pub(crate) struct Settlement<'a> {
+    pub(crate) settled_at: i64,
+    pub(crate) settled_as: &'a str,
+    pub(crate) note: Option<&'a str>,
+}
+
+/// Settles the dead letter of a delivery: subscription and position.
+pub(crate) fn settle_dead_letter(
+    conn: &mut Conn,
+    subscription: i64,
+    at: i64,
+    settlement: &Settlement<'_>,
+) -> QueryResult<usize> {
+    diesel::update(open_letter(subscription, at))
+        .set(settlement)
+        .execute(conn)
+}
+
+/// A query of dead letters, with the keys of its event type and of its aggregate.
+pub(crate) struct LetterFilter<'a> {
+    pub(crate) query: &'a DeadLetterQuery,
+    pub(crate) event_type: Option<i64>,
+    pub(crate) aggregate: Option<i64>,
+}
+
+/// Dead letters with the names of their subscriptions, oldest first.
 pub(crate) fn dead_letters(
     conn: &mut Conn,
-    query: &DeadLetterQuery,
-    event_type: Option<i64>,
-    aggregate: Option<i64>,
+    filter: &LetterFilter<'_>,
     limit: usize,
 ) -> QueryResult<Vec<(DeadLetterRow, String)>> {
-    let mut letters = de_dead_letters::table
+    de_dead_letters::table
         .inner_join(de_subscriptions::table)
+        .filter(de_dead_letters::dead_letter_id.eq_any(filter.letters()))
         .order(de_dead_letters::dead_letter_id)
         .limit(i64::try_from(limit).unwrap_or(i64::MAX))
         .select((DeadLetterRow::as_select(), de_subscriptions::name))
-        .into_boxed();
-    if let Some(name) = &query.subscription {
-        letters = letters.filter(de_subscriptions::name.eq(&**name));
+        .load(conn)
+}
+
+/// A group of dead letters: the name, the error, how many, and the first and the last time.
+pub(crate) type GroupRow = (String, String, i64, Option<i64>, Option<i64>);
+
+/// The groups of dead letters, in the order of the first letter of each.
+pub(crate) fn dead_letter_groups(
+    conn: &mut Conn,
+    filter: &LetterFilter<'_>,
+) -> QueryResult<Vec<GroupRow>> {
+    de_dead_letters::table
+        .inner_join(de_subscriptions::table)
+        .filter(de_dead_letters::dead_letter_id.eq_any(filter.letters()))
+        .group_by((de_subscriptions::name, de_dead_letters::error))
+        .order(min(de_dead_letters::dead_letter_id))
+        .select((
+            de_subscriptions::name,
+            de_dead_letters::error,
+            count_star(),
+            min(de_dead_letters::dead_at),
+            max(de_dead_letters::dead_at),
+        ))
+        .load(conn)
+}
+
+type LetterIds<'a> = de_dead_letters::BoxedQuery<'a, Sqlite, BigInt>;
+
+impl<'a> LetterFilter<'a> {
+    /// The numbers of the open dead letters that are meant.
+    fn letters(&self) -> LetterIds<'a> {
+        let Self {
+            query,
+            event_type,
+            aggregate,
+        } = *self;
+        let mut letters = de_dead_letters::table
+            .select(de_dead_letters::dead_letter_id)
+            .filter(de_dead_letters::settled_at.is_null())
+            .into_boxed();
+        if let Some(name) = &query.subscription {
+            let named = de_subscriptions::table
+                .filter(de_subscriptions::name.eq(&**name))
+                .select(de_subscriptions::subscription_id);
+            letters = letters.filter(de_dead_letters::subscription_id.eq_any(named));
+        }
+        if let Some(error) = &query.error {
+            letters = letters.filter(de_dead_letters::error.eq(&**error));
+        }
+        if let Some(times) = &query.dead_at {
+            let (first, last) = (times.start().as_micros(), times.end().as_micros());
+            letters = letters.filter(de_dead_letters::dead_at.between(first, last));
+        }
+        let events = || de_events::table.select(de_events::position);
+        if let Some(event) = &query.event {
+            let one = events().filter(de_events::event_id.eq(event.as_bytes()));
+            letters = letters.filter(de_dead_letters::position.eq_any(one));
+        }
+        if let Some(key) = event_type {
+            let of_type = events().filter(de_events::type_key.eq(key));
+            letters = letters.filter(de_dead_letters::position.eq_any(of_type));
+        }
+        if let Some(key) = aggregate {
+            let of_aggregate = events().filter(de_events::aggregate_key.eq(key));
+            letters = letters.filter(de_dead_letters::position.eq_any(of_aggregate));
+        }
+        letters
     }
-    if let Some(error) = &query.error {
-        letters = letters.filter(de_dead_letters::error.eq(&**error));
-    }
-    if let Some(times) = &query.dead_at {
-        let (first, last) = (times.start().as_micros(), times.end().as_micros());
-        letters = letters.filter(de_dead_letters::dead_at.between(first, last));
-    }
-    let events = || de_events::table.select(de_events::position);
-    if let Some(key) = event_type {
-        let of_type = events().filter(de_events::type_key.eq(key));
-        letters = letters.filter(de_dead_letters::position.eq_any(of_type));
-    }
-    if let Some(key) = aggregate {
-        let of_aggregate = events().filter(de_events::aggregate_key.eq(key));
-        letters = letters.filter(de_dead_letters::position.eq_any(of_aggregate));
-    }
-    letters.load(conn)
 }
 
 // Runs

@@ -2,14 +2,14 @@
 
 use diesel::QueryResult;
 use domain_events::{
-    AggregateRef, BlockedAggregate, Position, Progress, Promise, Registration, RegistrationDone,
-    RunState, StartFrom, StoreError, SubscriptionId, SubscriptionState, Timestamp, Version,
-    WaitingDelivery,
+    AggregateRef, BlockedAggregate, EventId, PauseReason, Position, Progress, Promise,
+    Registration, RegistrationDone, RunState, StartFrom, StartedDelivery, StoreError,
+    SubscriptionId, SubscriptionState, Timestamp, Version, WaitingDelivery,
 };
 
 use crate::{
     failure, positions,
-    queries::{self, SubscriptionRow, WaitingRow},
+    queries::{self, BlockedRow, SubscriptionRow, WaitingRow},
     rows::unsigned,
     session::{broken, count},
     transaction::Transaction,
@@ -39,11 +39,16 @@ impl RunRequest {
 impl Request for RunRequest {
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
         let last = queries::last_run(&mut tx.session.conn)?;
+        let after_clean_end = last.is_none_or(|(_, ended_at)| ended_at.is_some());
+        match after_clean_end {
+            true => queries::delete_all_started(&mut tx.session.conn)?,
+            false => queries::count_unclean_end(&mut tx.session.conn)?,
+        };
         queries::insert_run(&mut tx.session.conn, Timestamp::now().as_micros())?;
         let states = self.registrations.iter().map(|it| register(tx, it));
         let subscriptions = states.collect::<QueryResult<_>>()?;
         self.state = Some(RunState {
-            after_clean_end: last.is_none_or(|(_, ended_at)| ended_at.is_some()),
+            after_clean_end,
             head: tx.head(),
             subscriptions,
         });
@@ -113,6 +118,8 @@ fn register(
         },
         waiting: Vec::new(),
         blocked: Vec::new(),
+        started: Vec::new(),
+        paused: None,
     })
 }
 
@@ -124,6 +131,7 @@ fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<Subscri
     let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
     let waiting = queries::waiting(&mut tx.session.conn, id)?;
     let blocked = queries::blocked(&mut tx.session.conn, id)?;
+    let started = queries::started(&mut tx.session.conn, id)?;
     Ok(SubscriptionState {
         id: SubscriptionId::new(id),
         progress: Progress {
@@ -138,6 +146,8 @@ fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<Subscri
             .into_iter()
             .map(|row| blocked_aggregate(tx, row))
             .collect::<QueryResult<_>>()?,
+        started: started.into_iter().map(started_delivery).collect(),
+        paused: row.paused.as_deref().map(paused).transpose()?,
     })
 }
 
@@ -149,18 +159,33 @@ fn waiting_delivery(tx: &mut Transaction<'_>, row: WaitingRow) -> QueryResult<Wa
         first_attempt_at: Timestamp::from_micros(row.first_attempt_at),
         due_at: Timestamp::from_micros(row.due_at),
         last_error: row.last_error,
+        is_replay: row.is_replay,
     })
 }
 
-fn blocked_aggregate(
-    tx: &mut Transaction<'_>,
-    (key, from, version): (i64, i64, i64),
-) -> QueryResult<BlockedAggregate> {
+fn blocked_aggregate(tx: &mut Transaction<'_>, row: BlockedRow) -> QueryResult<BlockedAggregate> {
+    let parked_behind = row.parked_behind.map(|id| {
+        let id = <[u8; 16]>::try_from(id);
+        id.map(EventId::from_bytes)
+            .map_err(|_| broken("an aggregate parked behind no event"))
+    });
     Ok(BlockedAggregate {
-        aggregate: aggregate(tx, key)?,
-        from: place(from),
-        version: Version::new(place(version).get()),
+        aggregate: aggregate(tx, row.aggregate_key)?,
+        from: place(row.from_position),
+        version: Version::new(unsigned(row.from_version)),
+        parked_behind: parked_behind.transpose()?,
     })
+}
+
+fn started_delivery((position, unclean_ends): (i64, i64)) -> StartedDelivery {
+    StartedDelivery {
+        position: place(position),
+        unclean_ends: count(unclean_ends),
+    }
+}
+
+fn paused(why: &str) -> QueryResult<PauseReason> {
+    PauseReason::parse(why).ok_or_else(|| broken("a pause without a known reason"))
 }
 
 fn aggregate(tx: &mut Transaction<'_>, key: i64) -> QueryResult<AggregateRef> {

@@ -71,6 +71,7 @@ table! {
         name -> Text,
         through -> BigInt,
         unfinished -> Binary,
+        paused -> Nullable<Text>,
     }
 }
 
@@ -83,6 +84,7 @@ table! {
         first_attempt_at -> BigInt,
         due_at -> BigInt,
         last_error -> Text,
+        is_replay -> Bool,
     }
 }
 
@@ -92,6 +94,15 @@ table! {
         aggregate_key -> BigInt,
         from_position -> BigInt,
         from_version -> BigInt,
+        parked_behind -> Nullable<Binary>,
+    }
+}
+
+table! {
+    de_started (subscription_id, position) {
+        subscription_id -> BigInt,
+        position -> BigInt,
+        unclean_ends -> BigInt,
     }
 }
 
@@ -105,6 +116,9 @@ table! {
         error -> Text,
         first_attempt_at -> BigInt,
         dead_at -> BigInt,
+        settled_at -> Nullable<BigInt>,
+        settled_as -> Nullable<Text>,
+        note -> Nullable<Text>,
     }
 }
 
@@ -135,3 +149,7 @@ table! {
 diesel::joinable!(de_dead_letters -> de_subscriptions (subscription_id));
 diesel::allow_tables_to_appear_in_same_query!(de_dead_letters, de_events, de_subscriptions);
 diesel::allow_tables_to_appear_in_same_query!(de_blocked, found_events);
+diesel::allow_columns_to_appear_in_same_group_by_clause!(
+    de_subscriptions::name,
+    de_dead_letters::error
+);

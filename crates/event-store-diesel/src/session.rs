@@ -7,13 +7,13 @@ use diesel::{
     connection::{AnsiTransactionManager, TransactionManager},
 };
 use domain_events::{
-    DeadLetter, DeadLetterQuery, DeadLetterReason, EventEnvelope, EventId, EventQuery,
-    EventSummary, Position, Recorded, StoreStatistics, Timestamp, Version,
+    DeadLetter, DeadLetterGroup, DeadLetterQuery, DeadLetterReason, EventEnvelope, EventId,
+    EventQuery, EventSummary, Position, Recorded, StoreStatistics, Timestamp, Version,
 };
 
 use crate::{
     names::Names,
-    queries::{self, DeadLetterRow},
+    queries::{self, DeadLetterRow, GroupRow, LetterFilter},
     rows::{Page, unsigned},
     selection::Selection,
 };
@@ -141,6 +141,39 @@ impl Session {
         query: &DeadLetterQuery,
         limit: usize,
     ) -> QueryResult<Vec<DeadLetter>> {
+        let Some(filter) = self.letter_filter(query)? else {
+            return Ok(Vec::new());
+        };
+        let rows = queries::dead_letters(&mut self.conn, &filter, limit)?;
+        rows.into_iter()
+            .map(|(row, name)| self.dead_letter(row, &name))
+            .collect()
+    }
+
+    pub(crate) fn dead_letter_groups(
+        &mut self,
+        query: &DeadLetterQuery,
+    ) -> QueryResult<Vec<DeadLetterGroup>> {
+        let Some(filter) = self.letter_filter(query)? else {
+            return Ok(Vec::new());
+        };
+        let rows = queries::dead_letter_groups(&mut self.conn, &filter)?;
+        let time = |micros: Option<i64>| Timestamp::from_micros(micros.unwrap_or_default());
+        let group = |(name, error, letters, first, last): GroupRow| DeadLetterGroup {
+            subscription: name.into(),
+            error: error.into(),
+            letters: unsigned(letters),
+            dead_at: time(first)..=time(last),
+        };
+        Ok(rows.into_iter().map(group).collect())
+    }
+
+    /// `None` where no letter can be meant: none is of a type or an aggregate that the log does not
+    /// know.
+    fn letter_filter<'a>(
+        &mut self,
+        query: &'a DeadLetterQuery,
+    ) -> QueryResult<Option<LetterFilter<'a>>> {
         let conn = &mut self.conn;
         let event_type = match &query.event_type {
             Some(name) => Some(queries::event_type_key(conn, name)?),
@@ -150,15 +183,12 @@ impl Session {
             Some(aggregate) => Some(self.names.key(conn, aggregate)?),
             None => None,
         };
-        // No event is of a type or an aggregate that the log does not know.
-        if event_type == Some(None) || aggregate == Some(None) {
-            return Ok(Vec::new());
-        }
-        let (event_type, aggregate) = (event_type.flatten(), aggregate.flatten());
-        let rows = queries::dead_letters(conn, query, event_type, aggregate, limit)?;
-        rows.into_iter()
-            .map(|(row, name)| self.dead_letter(row, &name))
-            .collect()
+        let is_known = event_type != Some(None) && aggregate != Some(None);
+        Ok(is_known.then(|| LetterFilter {
+            query,
+            event_type: event_type.flatten(),
+            aggregate: aggregate.flatten(),
+        }))
     }
 
     fn dead_letter(&mut self, row: DeadLetterRow, subscription: &str) -> QueryResult<DeadLetter> {

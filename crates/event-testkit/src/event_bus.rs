@@ -81,10 +81,6 @@ pub struct Abilities {
     pub durable: bool,
     /// It knows every `Ordering`.
     pub orderings: bool,
-    /// It knows every `FailurePolicy`.
-    pub failure_policies: bool,
-    /// It replays and discards dead letters.
-    pub replay: bool,
 }
 
 impl Abilities {
@@ -92,8 +88,6 @@ impl Abilities {
     pub const ALL_VOLATILE: Self = Self {
         durable: false,
         orderings: true,
-        failure_policies: true,
-        replay: true,
     };
 }
 

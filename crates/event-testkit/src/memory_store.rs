@@ -9,9 +9,9 @@ use std::{
 };
 
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterQuery, DeliveryChanges, DeliveryStore,
-    EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position, Registration,
-    RegistrationDone, RunState, StoreError, StoreStatistics,
+    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
+    DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
+    Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
 };
 use tokio::runtime::Handle;
 
@@ -232,5 +232,13 @@ impl DeliveryStore for MemoryStore {
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let state = lock(&self.shared);
         Ok(state.deliveries.dead_letters(query, limit))
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        let state = lock(&self.shared);
+        Ok(state.deliveries.dead_letter_groups(query))
     }
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    DeliveryChange, DeliveryOutcome, EventEnvelope, Position, Recorded, StoreError, Timestamp,
-    Version, WaitingDelivery,
+    DeliveryChange, DeliveryOutcome, EventEnvelope, EventId, Position, Recorded, StoreError,
+    Timestamp, Version, WaitingDelivery,
 };
 
 use super::{First, MOST_KEPT, make};
@@ -25,21 +25,25 @@ use crate::{
 /// How long after a fault of the store its next use is tried.
 const AFTER_FAULT: Duration = Duration::from_millis(500);
 
-/// Reads the aggregate's events from the first unfinished one on, and delivers them.
+/// Delivers a dead letter again where one is the first delivery; else reads the aggregate's events
+/// from the first unfinished one on, and delivers them.
 pub(super) async fn deliver_all(
     engine: &Arc<Engine>,
     worker: &Worker,
     stores: &Stores,
     start: &BacklogStart,
 ) {
-    let Some(Here {
+    let Some(here) = engine.step(|state, _| state.here(start)) else {
+        return;
+    };
+    if let Some(replay) = here.replay {
+        return deliver_again(engine, worker, stores, start, (replay, here)).await;
+    }
+    let Here {
         version,
         through: known_through,
         ..
-    }) = engine.step(|state, _| state.here(start))
-    else {
-        return;
-    };
+    } = here;
     let versions = version..=Version::new(i64::MAX as u64);
     let reading = stores
         .events
@@ -57,6 +61,15 @@ pub(super) async fn deliver_all(
         };
         if recorded.position > here.through {
             end = Some(here.through);
+            break;
+        }
+        if recorded.position < here.from {
+            engine.step(|state, _| state.skip_in_log(start, recorded));
+            discard(envelope);
+            continue;
+        }
+        if here.replay.is_some() {
+            end = None;
             break;
         }
         if !start.subscribed.may_go_on(Some(start.mailbox)) {
@@ -77,8 +90,36 @@ pub(super) async fn deliver_all(
     engine.step(|state, after| state.rest_of_log(start, end, after));
 }
 
+/// Delivers a dead letter again.
+async fn deliver_again(
+    engine: &Arc<Engine>,
+    worker: &Worker,
+    stores: &Stores,
+    start: &BacklogStart,
+    (position, here): (Position, Here),
+) {
+    let page = match stores.events.read_log(position.previous(), 1).await {
+        Ok(page) => page,
+        Err(error) => return after_fault(engine, start, &error),
+    };
+    let envelope = page.into_iter().next().map(Arc::new);
+    let recorded = envelope.as_ref().and_then(|it| it.recorded());
+    let found = recorded.filter(|recorded| recorded.position == position);
+    let (Some(envelope), Some(recorded)) = (envelope, found) else {
+        // Dead letters are kept, and so are their events (R8).
+        return engine.step(|state, after| state.drop_replay(start, position, after));
+    };
+    let goes_on = deliver(engine, worker, start, &envelope, recorded, here).await;
+    discard(envelope);
+    if goes_on {
+        engine.step(|state, after| state.rest_of_log(start, None, after));
+    }
+}
+
 /// Where a backlog in the log stands.
 struct Here {
+    from: Position,
+    replay: Option<Position>,
     version: Version,
     through: Position,
     repeats_through: Position,
@@ -99,13 +140,14 @@ async fn deliver(
     let Some(id) = subscribed.id else {
         return false;
     };
+    let is_replay = here.replay.is_some();
     let given = Given {
         envelope,
         attempt: 1,
         may_be_repeat: position <= here.repeats_through,
-        is_replay: false,
+        is_replay,
     };
-    if here.first.attempts == 0 && position <= here.uncounted {
+    if here.first.attempts == 0 && position <= here.uncounted && !is_replay {
         engine.step(|_, _| {
             subscribed.steps.matching.up();
             subscribed.steps.left.up();
@@ -123,11 +165,13 @@ async fn deliver(
                 first_attempt_at: made.first_attempt_at(),
                 due_at: Timestamp::now().after(delay),
                 last_error: error.clone(),
+                is_replay,
             };
             let change = Some(DeliveryChange::Waiting(id, waiting));
             engine.step(|state, after| state.wait(start, &made, delay, change, after));
             return false;
         }
+        Decision::Pause(_) => return false,
         Decision::Done(outcome) => {
             count(
                 worker,
@@ -135,7 +179,7 @@ async fn deliver(
                 outcome,
                 Timestamp::now().since(recorded.at),
             );
-            let had_row = here.first.attempts > 0;
+            let had_row = here.first.attempts > 0 || is_replay;
             let finished = had_row.then_some(DeliveryChange::Finished(id, position));
             (outcome, finished)
         }
@@ -158,8 +202,11 @@ async fn deliver(
             let record = cursor.resolve_left(position, subscribed, outcome);
             after.told.extend(record);
         }
-    });
-    true
+        match outcome {
+            DeliveryOutcome::Dead => state.after_dead_letter(start, envelope.id(), recorded, after),
+            _ => state.park_again(start, after),
+        }
+    })
 }
 
 impl State {
@@ -170,12 +217,17 @@ impl State {
             .mailboxes
             .blocked(start.mailbox, &start.subscribed)?;
         let Behind::Log {
-            version, through, ..
+            from,
+            version,
+            through,
+            ..
         } = blocked.behind
         else {
             return None;
         };
         Some(Here {
+            from,
+            replay: blocked.first_replay(),
             version,
             through,
             repeats_through,
@@ -196,15 +248,75 @@ impl State {
         let Some(blocked) = self.backlog(start) else {
             return;
         };
-        blocked.attempts = 0;
-        if let Behind::Log { from, version, .. } = &mut blocked.behind {
+        let is_replay = blocked.first_replay().is_some();
+        blocked.end_first();
+        if let Behind::Log {
+            from,
+            version,
+            passed_over,
+            ..
+        } = &mut blocked.behind
+            && !is_replay
+        {
             (*from, *version) = (done.position.next(), done.version.next());
+            *passed_over = passed_over.saturating_sub(1);
         }
         if change.is_some() {
             let row = blocked.row(&start.aggregate);
             self.unsaved.change(change.into_iter().chain(row), None);
             after.saver = true;
         }
+    }
+
+    /// Goes on behind an event that was given out before the block.
+    fn skip_in_log(&mut self, start: &BacklogStart, done: Recorded) {
+        let behind = self.backlog(start).map(|blocked| &mut blocked.behind);
+        if let Some(Behind::Log { version, .. }) = behind {
+            *version = done.version.next();
+        }
+    }
+
+    /// Forgets a replay of what is not in the log any more.
+    fn drop_replay(&mut self, start: &BacklogStart, position: Position, after: &mut After) {
+        if let Some(blocked) = self.backlog(start) {
+            blocked.end_first();
+        }
+        start.subscribed.steps.left.down();
+        let finished = |id| DeliveryChange::Finished(id, position);
+        self.unsaved.change(start.subscribed.id.map(finished), None);
+        self.rest_of_log(start, None, after);
+    }
+
+    /// Does to those behind a delivery that was given up what the failure policy says. Returns whether
+    /// the next may follow.
+    fn after_dead_letter(
+        &mut self,
+        start: &BacklogStart,
+        event: EventId,
+        recorded: Recorded,
+        after: &mut After,
+    ) -> bool {
+        let BacklogStart {
+            mailbox,
+            subscribed,
+            ..
+        } = start;
+        self.follow_policy(*mailbox, subscribed, event, Some(recorded), after);
+        let blocked = self.backlog(start);
+        !blocked.is_some_and(|blocked| matches!(blocked.stand(), Stand::Parked(_)))
+    }
+
+    /// Parks the backlog again where it was parked behind another dead letter than the one that was
+    /// delivered. Returns whether the next may follow: else it is.
+    fn park_again(&mut self, start: &BacklogStart, after: &mut After) -> bool {
+        let Some(blocked) = self.backlog(start).filter(|it| it.replays.is_empty()) else {
+            return true;
+        };
+        match blocked.parked_again.take() {
+            Some(by) => self.park(start.mailbox, &start.subscribed, by, None, after),
+            None => return true,
+        }
+        false
     }
 
     /// Ends the block where everything passed over is done, else gives others their turn. `end` is
@@ -219,7 +331,7 @@ impl State {
         let Behind::Log { from, through, .. } = blocked.behind else {
             return;
         };
-        let is_done = from > through || end == Some(through);
+        let is_done = (from > through || end == Some(through)) && blocked.replays.is_empty();
         let row = blocked.row(&start.aggregate);
         after.saver = true;
         if !is_done {

@@ -38,6 +38,8 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &B
             Decision::Retry(delay, _) => {
                 return engine.step(|state, after| state.wait(start, &made, delay, None, after));
             }
+            // Made no decision of.
+            Decision::Pause(_) => return,
             Decision::Done(outcome) => {
                 count(worker, subscribed, outcome, made.end - record.accepted_at);
                 engine.step(|state, after| {
@@ -124,7 +126,7 @@ impl State {
             return false;
         }
         if let Some(by) = blocked.parked_again.take() {
-            self.park(start.mailbox, &start.subscribed, by, after);
+            self.park(start.mailbox, &start.subscribed, by, None, after);
             return false;
         }
         let is_over = blocked.is_empty();

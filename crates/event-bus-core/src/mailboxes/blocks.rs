@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain_events::{AggregateRef, DeliveryChange, Position};
+use domain_events::{AggregateRef, DeliveryChange, EventEnvelope, EventId, Position, Recorded};
 
 use super::{Mailbox, MailboxId, Mailboxes, Ready, Turn};
 use crate::{
@@ -24,10 +24,7 @@ impl Mailboxes {
             let old = mailbox.blocked.swap_remove(place);
             self.blocked -= 1;
             self.active -= usize::from(old.is_active());
-            if let (Behind::Memory(first), Behind::Memory(rest)) = (&mut blocked.behind, old.behind)
-            {
-                first.extend(rest);
-            }
+            blocked.take_over(old);
         }
         self.blocked += 1;
         self.active += usize::from(blocked.is_active());
@@ -37,10 +34,14 @@ impl Mailboxes {
     /// Makes the next attempt of a subscription that waits for its time ready, or has it held where
     /// the subscription is paused or tripped. Returns whether one more worker has something to do.
     pub(crate) fn due(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
-        let waits = self
-            .blocked(id, subscribed)
-            .is_some_and(|blocked| blocked.stand == Stand::Waiting);
-        waits && self.go(id, subscribed)
+        match self.blocked(id, subscribed) {
+            Some(blocked) if blocked.stand == Stand::Waiting && blocked.beside_run => {
+                self.set_stand(id, subscribed, Stand::AfterRun);
+                false
+            }
+            Some(blocked) if blocked.stand == Stand::Waiting => self.go(id, subscribed),
+            _ => false,
+        }
     }
 
     /// Makes a backlog ready, whatever it waited for, or has it held where the subscription is
@@ -77,6 +78,76 @@ impl Mailboxes {
         self.go(id, subscribed)
     }
 
+    /// Blocks a subscription on the aggregate of an event of the log, unless it is, with nothing behind
+    /// it but what is given out from now on.
+    pub(crate) fn block_from_now(
+        &mut self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        event: Recorded,
+        through: Position,
+    ) {
+        let Some(mailbox) = self.boxes.get(id) else {
+            return;
+        };
+        let same = |blocked: &Blocked| Arc::ptr_eq(&blocked.subscribed, subscribed);
+        if mailbox.blocked.iter().any(same) {
+            return;
+        }
+        // What is in a run is delivered by that.
+        let next = mailbox.queue.records.get(mailbox.taken);
+        let next = next.and_then(|record| record.envelope.recorded());
+        let through = through.max(event.position);
+        let behind = Behind::Log {
+            from: next.map_or(through.next(), |next| next.position),
+            version: next.map_or(event.version.next(), |next| next.version),
+            through: next.map_or(through, |next| next.position.previous()),
+            passed_over: 0,
+        };
+        let beside_run = mailbox.turn == Turn::Running;
+        let blocked = Blocked::new(subscribed, behind, Stand::Waiting);
+        let blocked = Blocked {
+            beside_run,
+            ..blocked
+        };
+        self.block(id, blocked);
+    }
+
+    /// Adds the replay of a dead letter of the log. Returns whether the backlog is to go on for it.
+    pub(crate) fn replay_from_log(
+        &mut self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        event: &EventEnvelope,
+    ) -> bool {
+        let Some(blocked) = self.blocked(id, subscribed) else {
+            return false;
+        };
+        let position = event.position().unwrap_or_default();
+        let goes = blocked.replay_from_log(event.id(), position);
+        if matches!(blocked.stand, Stand::Parked(_)) {
+            self.set_stand(id, subscribed, Stand::Waiting);
+        }
+        goes
+    }
+
+    /// Forgets the dead letter of an event of the log. Returns whether what was parked behind it is to
+    /// go on.
+    pub(crate) fn discard_from_log(
+        &mut self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        event: EventId,
+    ) -> bool {
+        let goes = self
+            .blocked(id, subscribed)
+            .is_some_and(|blocked| blocked.discard(event));
+        if goes {
+            self.set_stand(id, subscribed, Stand::Waiting);
+        }
+        goes
+    }
+
     /// Says what a backlog waits for from now on.
     pub(crate) fn set_stand(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>, stand: Stand) {
         let Some(blocked) = self.blocked(id, subscribed) else {
@@ -108,6 +179,23 @@ impl Mailboxes {
             .filter(|(_, _, blocked)| of(blocked))
             .map(|(id, _, _)| id)
             .collect()
+    }
+
+    /// The aggregate of a mailbox.
+    pub(crate) fn aggregate(&self, id: MailboxId) -> Option<&AggregateRef> {
+        self.boxes.get(id).map(|mailbox| &mailbox.aggregate)
+    }
+
+    /// The row of a backlog as it is now.
+    pub(crate) fn row(
+        &self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+    ) -> Option<DeliveryChange> {
+        let mailbox = self.boxes.get(id)?;
+        let mut all = mailbox.blocked.iter();
+        let blocked = all.find(|blocked| Arc::ptr_eq(&blocked.subscribed, subscribed))?;
+        blocked.row(&mailbox.aggregate)
     }
 
     pub(crate) fn blocked(
@@ -183,13 +271,17 @@ impl Mailboxes {
             let positions = queued
                 .iter()
                 .filter_map(|record| record.envelope.position());
-            for Blocked { subscribed, .. } in &mailbox.blocked {
+            for Blocked {
+                subscribed, behind, ..
+            } in &mailbox.blocked
+            {
+                let behind = positions.clone().filter(|at| behind.covers(*at));
                 match covered
                     .iter_mut()
                     .find(|(other, _)| Arc::ptr_eq(other, subscribed))
                 {
-                    Some((_, more)) => more.extend(positions.clone()),
-                    None => covered.push((subscribed, positions.clone().collect())),
+                    Some((_, more)) => more.extend(behind),
+                    None => covered.push((subscribed, behind.collect())),
                 }
             }
         }

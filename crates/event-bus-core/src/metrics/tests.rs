@@ -72,7 +72,7 @@ fn figures() -> BusStatistics {
             abandoned: 59,
             failed_attempts: 60,
             retries: 61,
-            is_paused: false,
+            paused: None,
             is_tripped: true,
             stuck: 62,
             oldest_unfinished: Some(Duration::from_secs(63)),

@@ -11,8 +11,6 @@ use tempfile::TempDir;
 const ABILITIES: Abilities = Abilities {
     durable: true,
     orderings: false,
-    failure_policies: false,
-    replay: false,
 };
 
 fn bus_over(store: SqliteEventStore, capacity: usize, workers: usize) -> Arc<dyn EventBus> {

@@ -13,10 +13,10 @@ use std::{
 use async_trait::async_trait;
 use domain_events::{
     AggregateRef, Append, AppendDone, AppendError, BlockedAggregate, ChangesDone, DeadLetter,
-    DeadLetterQuery, DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent, Event, EventBus,
-    EventEnvelope, EventId, EventQuery, EventStore, EventSummary, ExpectedVersion, HandlerContext,
-    HandlerError, NewEvent, Position, Priority, Progress, PublishError, Receipt, Registration,
-    RegistrationDone, RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind,
+    DeadLetterGroup, DeadLetterQuery, DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent,
+    Event, EventBus, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, ExpectedVersion,
+    HandlerContext, HandlerError, NewEvent, Position, Priority, Progress, PublishError, Receipt,
+    Registration, RegistrationDone, RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind,
     StoreStatistics, Subscription, SubscriptionState, Version,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
@@ -275,6 +275,13 @@ impl DeliveryStore for Faulty {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        self.inner.dead_letter_groups(query).await
     }
 }
 
@@ -614,6 +621,7 @@ async fn r1_a_row_ahead_of_progress_and_the_log_together_deliver_once() {
         // A backlog is worked off and this committed; before the row goes, the process ends.
         let (keep, wait) = domain_events::promise();
         let row = BlockedAggregate {
+            parked_behind: None,
             aggregate,
             from: Position::new(2),
             version: Version::new(2),

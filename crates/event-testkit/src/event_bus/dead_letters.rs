@@ -76,9 +76,6 @@ pub async fn f6_a_dead_letter_says_whose_it_is_and_why(harness: &dyn BusHarness)
 /// F6: under `Skip` a replay comes after newer events, never beside another delivery of its
 /// aggregate, with a fresh count of attempts, the same event id, and known as a replay.
 pub async fn f6_a_replay_runs_beside_nothing_of_its_aggregate(harness: &dyn BusHarness) {
-    if left_out(harness.abilities().replay, "replay") {
-        return;
-    }
     let bus = harness.bus(100, 4);
     let (journal, gate) = (Journal::default(), Arc::new(Semaphore::new(0)));
     let (log, opened) = (journal.clone(), Arc::clone(&gate));
@@ -129,9 +126,6 @@ pub async fn f6_a_replay_runs_beside_nothing_of_its_aggregate(harness: &dyn BusH
 
 /// F6: a replay that fails is retried, and is a dead letter again, once, in the end.
 pub async fn f6_a_replay_that_fails_is_a_dead_letter_again(harness: &dyn BusHarness) {
-    if left_out(harness.abilities().replay, "replay") {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let journal = Journal::default();
     let fails = answering("fails", &journal, |number, attempt| match number {
@@ -155,9 +149,8 @@ pub async fn f6_a_replay_that_fails_is_a_dead_letter_again(harness: &dyn BusHarn
 
 /// F6: a replay works in every order, in which events go on after a dead letter.
 pub async fn f6_a_replay_works_in_every_order(harness: &dyn BusHarness) {
-    let abilities = harness.abilities();
     if left_out(
-        abilities.replay && abilities.orderings,
+        harness.abilities().orderings,
         "replay in other orders than per aggregate",
     ) {
         return;
@@ -203,9 +196,6 @@ pub async fn f6_a_replay_works_in_every_order(harness: &dyn BusHarness) {
 
 /// F6: a letter that is not there, no more there, or of a bus that is not running is a typed error.
 pub async fn f6_only_what_is_there_is_replayed_or_discarded(harness: &dyn BusHarness) {
-    if left_out(harness.abilities().replay, "replay") {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let dies = answering("dies", &Journal::default(), |_, _| {
         Err(HandlerError::permanent("never"))
@@ -322,9 +312,6 @@ pub async fn f6_letters_are_found_and_grouped(harness: &dyn BusHarness) {
 
 /// F6: a group, or all, are replayed in order or discarded in one step.
 pub async fn f6_a_group_is_replayed_or_discarded_as_one(harness: &dyn BusHarness) {
-    if left_out(harness.abilities().replay, "replay") {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let journal = Journal::default();
     let log = journal.clone();

@@ -9,7 +9,7 @@ use domain_events::{
 use tokio::sync::Semaphore;
 
 use super::{
-    BusHarness, HOUR, Journal, Noted, answering, gated, journal_of, left_out, noted, others_run,
+    BusHarness, HOUR, Journal, Noted, answering, gated, journal_of, noted, others_run,
     quick_retries, soon, started,
 };
 
@@ -98,13 +98,6 @@ pub async fn n1_each_delivery_is_in_one_place(harness: &dyn BusHarness) {
 
 /// N1: so they do where deliveries are parked or paused, replayed or discarded.
 pub async fn n1_what_rests_is_counted_where_it_rests(harness: &dyn BusHarness) {
-    let abilities = harness.abilities();
-    if left_out(
-        abilities.failure_policies && abilities.replay,
-        "park and replay",
-    ) {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let journal = Journal::default();
     let dies = |number, attempt| match (number, attempt) {
@@ -139,7 +132,10 @@ pub async fn n1_what_rests_is_counted_where_it_rests(harness: &dyn BusHarness) {
         panic!("{}", bus.health())
     };
     let told: Vec<_> = reasons.iter().map(ToString::to_string).collect();
-    assert!(told.contains(&"pauses is paused".to_owned()), "{told:?}");
+    assert!(
+        told.contains(&"pauses is paused: somebody asked for it".to_owned()),
+        "{told:?}"
+    );
     let waits = "2 deliveries of parks wait behind dead letters".to_owned();
     assert!(told.contains(&waits), "{told:?}");
     bus.replay("parks", events[0]).await.unwrap();
@@ -159,9 +155,6 @@ pub async fn n1_what_rests_is_counted_where_it_rests(harness: &dyn BusHarness) {
 
 /// N1: a letter of one that has gone is delivered to whoever has its name now, and counted there.
 pub async fn n1_a_letter_of_one_that_has_gone_is_counted_where_it_comes(harness: &dyn BusHarness) {
-    if left_out(harness.abilities().replay, "replay") {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let journal = Journal::default();
     let dies = answering("one", &journal, |_, _| {

@@ -11,8 +11,8 @@ use domain_events::{
 };
 
 use super::{
-    BusHarness, Fate, HOUR, Journal, Noted, journal_of, left_out, noted, others_run, outcome,
-    outcomes, quick_retries, soon, started,
+    BusHarness, Fate, HOUR, Journal, Noted, journal_of, noted, others_run, outcome, outcomes,
+    quick_retries, soon, started,
 };
 
 /// The numbers that fail for now.
@@ -47,14 +47,7 @@ async fn parked(
     harness: &dyn BusHarness,
     journal: &Journal,
     failing: &Failing,
-) -> Option<(Arc<dyn EventBus>, Vec<Receipt>)> {
-    let abilities = harness.abilities();
-    if left_out(
-        abilities.failure_policies && abilities.replay,
-        "park aggregates and replay",
-    ) {
-        return None;
-    }
+) -> (Arc<dyn EventBus>, Vec<Receipt>) {
     let bus = harness.bus(6, 1);
     failing.lock().unwrap().push(0);
     started(
@@ -67,7 +60,7 @@ async fn parked(
         receipts.push(soon(bus.publish(noted(aggregate, number))).await.unwrap());
     }
     soon(bus.wait_idle()).await.unwrap();
-    Some((bus, receipts))
+    (bus, receipts)
 }
 
 /// The outcome of the subscription that parks.
@@ -80,9 +73,7 @@ async fn own_outcome(receipt: &Receipt) -> Option<DeliveryOutcome> {
 /// also those that come later; other aggregates and subscriptions go on; the receipts say so.
 pub async fn f5_an_aggregate_is_parked_behind_its_dead_letter(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
-    let Some((bus, mut receipts)) = parked(harness, &journal, &failing).await else {
-        return;
-    };
+    let (bus, mut receipts) = parked(harness, &journal, &failing).await;
     receipts.push(soon(bus.publish(noted("a", 4))).await.unwrap());
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!((journal.of("a"), journal.of("b")), (vec![0, 0], vec![3]));
@@ -98,9 +89,7 @@ pub async fn f5_an_aggregate_is_parked_behind_its_dead_letter(harness: &dyn BusH
 /// parked, in order, also before what is published meanwhile.
 pub async fn f5_a_replay_lets_the_parked_go_on_in_order(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
-    let Some((bus, receipts)) = parked(harness, &journal, &failing).await else {
-        return;
-    };
+    let (bus, receipts) = parked(harness, &journal, &failing).await;
     failing.lock().unwrap().clear();
     bus.replay("parks", receipts[0].event_id()).await.unwrap();
     soon(bus.publish(noted("a", 4))).await.unwrap();
@@ -122,9 +111,7 @@ pub async fn f5_a_replay_lets_the_parked_go_on_in_order(harness: &dyn BusHarness
 /// F5: discarded, the dead letter is gone for good, and what was parked goes on in order.
 pub async fn f5_a_discard_lets_the_parked_go_on_in_order(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
-    let Some((bus, receipts)) = parked(harness, &journal, &failing).await else {
-        return;
-    };
+    let (bus, receipts) = parked(harness, &journal, &failing).await;
     let event = receipts[0].event_id();
     bus.discard("parks", event, "of no use").await.unwrap();
     soon(bus.publish(noted("a", 4))).await.unwrap();
@@ -142,9 +129,7 @@ pub async fn f5_a_discard_lets_the_parked_go_on_in_order(harness: &dyn BusHarnes
 /// them that fails parks the rest behind itself.
 pub async fn f5_what_fails_again_parks_again(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
-    let Some((bus, receipts)) = parked(harness, &journal, &failing).await else {
-        return;
-    };
+    let (bus, receipts) = parked(harness, &journal, &failing).await;
     bus.replay("parks", receipts[0].event_id()).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!(journal.of("a"), [0, 0, 0, 0], "two attempts again");
@@ -173,9 +158,7 @@ pub async fn f5_what_fails_again_parks_again(harness: &dyn BusHarness) {
 /// P4: what is parked takes room (volatile), and gives it back when its subscription goes.
 pub async fn p4_what_is_parked_counts(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
-    let Some((bus, receipts)) = parked(harness, &journal, &failing).await else {
-        return;
-    };
+    let (bus, receipts) = parked(harness, &journal, &failing).await;
     if harness.abilities().durable {
         for number in 10..30 {
             soon(bus.publish(noted("a", number))).await.unwrap();
@@ -208,9 +191,7 @@ pub async fn p4_what_is_parked_counts(harness: &dyn BusHarness) {
 /// L2: a stop does not wait for what is parked, and reports it.
 pub async fn l2_a_stop_does_not_wait_for_what_is_parked(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
-    let Some((bus, receipts)) = parked(harness, &journal, &failing).await else {
-        return;
-    };
+    let (bus, receipts) = parked(harness, &journal, &failing).await;
     let report = soon(bus.stop(HOUR)).await.unwrap();
     if harness.abilities().durable {
         assert!(
@@ -254,13 +235,6 @@ pub async fn f5_by_default_later_events_go_on(harness: &dyn BusHarness) {
 /// F5, F6, D2: while someone replays and discards beside busy publishers, every event of an
 /// aggregate is handled or discarded, in order, and never twice.
 pub async fn f5_replays_and_discards_beside_publishers_keep_the_order(harness: &dyn BusHarness) {
-    let abilities = harness.abilities();
-    if left_out(
-        abilities.failure_policies && abilities.replay,
-        "park aggregates and replay",
-    ) {
-        return;
-    }
     let (bus, fate) = (harness.bus(500, 3), Fate::fresh());
     let journal = Journal::default();
     let log = journal.clone();

@@ -154,6 +154,7 @@ pub async fn r3_progress_that_makes_no_sense_is_refused(store: &impl Store) {
 
 pub(super) fn waiting(position: u64, attempts: u32) -> WaitingDelivery {
     WaitingDelivery {
+        is_replay: false,
         position: Position::new(position),
         aggregate: notebook("a"),
         attempts,
@@ -194,6 +195,7 @@ pub async fn f5_a_blocked_aggregate_is_kept_until_it_is_unblocked(store: &impl S
     append_all(store, [noted("a", ""), noted("b", ""), noted("a", "")]).await;
     let one = begin(store, &["one"]).await.subscriptions[0].id;
     let blocked = |id: &str, from| BlockedAggregate {
+        parked_behind: None,
         aggregate: notebook(id),
         from: Position::new(from),
         version: Version::new(from + 10),

@@ -83,6 +83,7 @@ pub async fn what_is_unfinished_is_read_and_counted(store: &impl Store) {
 
     let waits = DeliveryChange::Waiting(two, waiting(5, 1));
     let blocked = BlockedAggregate {
+        parked_behind: None,
         aggregate: notebook("b"),
         from: Position::new(6),
         version: Version::new(3),

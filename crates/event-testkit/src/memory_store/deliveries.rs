@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use domain_events::{
-    BlockedAggregate, DeadLetter, DeadLetterQuery, DeliveryChange, DeliveryChanges, Position,
-    Progress, Registration, RunState, StartFrom, StoreError, StoreErrorKind, SubscriptionId,
-    SubscriptionState, WaitingDelivery,
+    BlockedAggregate, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange,
+    DeliveryChanges, PauseReason, Position, Progress, Registration, RunState, StartFrom,
+    StartedDelivery, StoreError, StoreErrorKind, SubscriptionId, SubscriptionState,
+    WaitingDelivery,
 };
 
 use super::log::{Log, Row};
@@ -24,6 +25,49 @@ struct Subscription {
     progress: Progress,
     waiting: BTreeMap<Position, WaitingDelivery>,
     blocked: Vec<BlockedAggregate>,
+    /// How many unclean ends in a row have found each delivery running.
+    started: BTreeMap<Position, u32>,
+    paused: Option<PauseReason>,
+}
+
+impl Subscription {
+    fn new(name: &Arc<str>, through: Position) -> Self {
+        Self {
+            name: Arc::clone(name),
+            progress: Progress {
+                through,
+                unfinished: Vec::new(),
+            },
+            waiting: BTreeMap::new(),
+            blocked: Vec::new(),
+            started: BTreeMap::new(),
+            paused: None,
+        }
+    }
+
+    fn state(&self, index: usize) -> SubscriptionState {
+        let started = self.started.iter();
+        let started = started.map(|(&position, &unclean_ends)| StartedDelivery {
+            position,
+            unclean_ends,
+        });
+        SubscriptionState {
+            id: SubscriptionId::new(index as i64 + 1),
+            progress: self.progress.clone(),
+            waiting: self.waiting.values().cloned().collect(),
+            blocked: self.blocked.clone(),
+            started: started.collect(),
+            paused: self.paused,
+        }
+    }
+
+    /// Notes an end of the run before this one.
+    fn run_ended(&mut self, cleanly: bool) {
+        if cleanly {
+            self.started.clear();
+        }
+        self.started.values_mut().for_each(|ends| *ends += 1);
+    }
 }
 
 impl Deliveries {
@@ -42,6 +86,8 @@ impl Deliveries {
 
     pub(super) fn begin_run(&mut self, registrations: &[Registration], head: Position) -> RunState {
         let after_clean_end = !std::mem::replace(&mut self.is_running, true);
+        let all = self.subscriptions.iter_mut();
+        all.for_each(|it| it.run_ended(after_clean_end));
         let states = registrations.iter().map(|it| self.register(it, head));
         RunState {
             after_clean_end,
@@ -64,30 +110,22 @@ impl Deliveries {
                 StartFrom::Beginning => Position::ZERO,
                 StartFrom::After(position) => position,
             };
-            self.subscriptions.push(Subscription {
-                name: Arc::clone(&registration.name),
-                progress: Progress {
-                    through,
-                    unfinished: Vec::new(),
-                },
-                waiting: BTreeMap::new(),
-                blocked: Vec::new(),
-            });
+            self.subscriptions
+                .push(Subscription::new(&registration.name, through));
             self.subscriptions.len() - 1
         });
-        let known = &self.subscriptions[index];
-        SubscriptionState {
-            id: SubscriptionId::new(index as i64 + 1),
-            progress: known.progress.clone(),
-            waiting: known.waiting.values().cloned().collect(),
-            blocked: known.blocked.clone(),
-        }
+        self.subscriptions[index].state(index)
     }
 
     pub(super) fn dead_letters(&self, query: &DeadLetterQuery, limit: usize) -> Vec<DeadLetter> {
         let letters = self.dead_letters.iter();
         let wanted = letters.filter(|letter| query.matches(letter));
         wanted.take(limit).cloned().collect()
+    }
+
+    pub(super) fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Vec<DeadLetterGroup> {
+        let letters = self.dead_letters.iter();
+        DeadLetterGroup::of(letters.filter(|letter| query.matches(letter)))
     }
 
     /// Makes all changes, or none where one makes no sense.
@@ -102,7 +140,7 @@ impl Deliveries {
 
     fn check(&self, change: &DeliveryChange, log: &Log) -> Result<(), &'static str> {
         let (id, fault) = match change {
-            DeliveryChange::RunEnded => return Ok(()),
+            DeliveryChange::RunEnded | DeliveryChange::Discarded { .. } => return Ok(()),
             DeliveryChange::Progressed(id, progress) => (id, !makes_sense(progress)),
             DeliveryChange::Waiting(id, delivery) => (id, !log.knows(&delivery.aggregate)),
             DeliveryChange::Blocked(id, blocked) => (id, !log.knows(&blocked.aggregate)),
@@ -110,7 +148,11 @@ impl Deliveries {
                 id,
                 !letter.position().is_some_and(|position| log.has(position)),
             ),
-            DeliveryChange::Finished(id, _) => (id, false),
+            DeliveryChange::Replayed(id, delivery) => (id, !log.knows(&delivery.aggregate)),
+            DeliveryChange::Finished(id, _)
+            | DeliveryChange::Paused(id, _)
+            | DeliveryChange::Started(id, _)
+            | DeliveryChange::Ended(id, _) => (id, false),
             // An aggregate that is unknown is not blocked, whoever asks.
             DeliveryChange::Unblocked(_, aggregate) if !log.knows(aggregate) => return Ok(()),
             DeliveryChange::Unblocked(id, _) => (id, false),
@@ -146,6 +188,26 @@ impl Deliveries {
                     known.blocked.retain(|it| it.aggregate != aggregate);
                 }
             }
+            DeliveryChange::Paused(id, why) => self.of(id).paused = why,
+            DeliveryChange::Started(id, position) => {
+                self.of(id).started.entry(position).or_default();
+            }
+            DeliveryChange::Ended(id, position) => {
+                self.of(id).started.remove(&position);
+            }
+            DeliveryChange::Replayed(id, delivery) => {
+                let name = Arc::clone(&self.of(id).name);
+                if self.dig_up(&name, delivery.position) {
+                    self.of(id).waiting.insert(delivery.position, delivery);
+                }
+            }
+            DeliveryChange::Discarded {
+                subscription,
+                position,
+                ..
+            } => {
+                self.dig_up(&subscription, position);
+            }
             DeliveryChange::RunEnded => self.is_running = false,
             _ => {}
         }
@@ -167,6 +229,14 @@ impl Deliveries {
             Some(earlier) => *earlier = letter,
             None => self.dead_letters.push(letter),
         }
+    }
+
+    /// Takes out a dead letter. Returns whether there was one.
+    fn dig_up(&mut self, subscription: &str, position: Position) -> bool {
+        let letters = self.dead_letters.len();
+        self.dead_letters
+            .retain(|it| &*it.subscription != subscription || it.position() != Some(position));
+        self.dead_letters.len() < letters
     }
 
     /// A subscription whose number was checked.

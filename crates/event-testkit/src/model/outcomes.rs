@@ -193,7 +193,7 @@ impl Model<'_> {
             ),
             (figures.retries, known.retries, known.retries),
             (
-                u64::from(figures.is_paused),
+                u64::from(figures.paused.is_some()),
                 u64::from(known.rest.is_paused()),
                 u64::from(known.rest.may_be_paused()),
             ),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use domain_events::{EventRegistry, SubscribeError, Subscription, SubscriptionStatistics};
+use domain_events::{
+    EventRegistry, PauseReason, SubscribeError, Subscription, SubscriptionStatistics,
+};
 
 /// Subscriptions, highest priority first, equal ones in order of registration.
 #[derive(Default)]
@@ -52,7 +54,7 @@ impl Names {
     pub(super) fn statistics(&self) -> Vec<SubscriptionStatistics> {
         let figures = self.members.iter().map(|it| SubscriptionStatistics {
             name: Arc::clone(it.subscription.name()),
-            is_paused: it.is_paused,
+            paused: it.is_paused.then_some(PauseReason::Asked),
             ..SubscriptionStatistics::default()
         });
         figures.collect()

@@ -7,9 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use domain_events::{
-    BoxFuture, BusStatistics, DeadLetter, DeadLetterQuery, EventBus, EventId, HandlerPublisher,
-    LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt, StartError, StopError,
-    StopReport, StoreError, SubscribeError, Subscription, SubscriptionGuard, WaitError,
+    BoxFuture, BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId,
+    HandlerPublisher, LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt, StartError,
+    StopError, StopReport, StoreError, SubscribeError, Subscription, SubscriptionGuard, WaitError,
 };
 
 use super::{RecordingBus, lock};
@@ -87,6 +87,13 @@ impl EventBus for RecordingBus {
         _: &DeadLetterQuery,
         _: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        _: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
         Ok(Vec::new())
     }
 

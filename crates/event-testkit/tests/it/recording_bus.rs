@@ -256,7 +256,7 @@ async fn subscriptions_are_kept_in_order_of_priority_and_checked() {
     assert!(matches!(error, Err(SubscribeError::Invalid { .. })));
     assert_eq!(names(&bus).join(" "), "first one two");
 
-    let paused = |name| bus.statistics().of(name).map(|it| it.is_paused);
+    let paused = |name| bus.statistics().of(name).map(|it| it.paused.is_some());
     assert!(bus.pause("one").await);
     assert_eq!((paused("one"), paused("two")), (Some(true), Some(false)));
     assert!(bus.resume("one").await);

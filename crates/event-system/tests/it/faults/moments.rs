@@ -1,6 +1,6 @@
 //! Who comes, goes and is dropped at awkward moments of a bus over a store.
 
-use domain_events::{DeadLetterQuery, StopReport};
+use domain_events::{DeadLetterGroup, DeadLetterQuery, StopReport};
 
 use super::*;
 
@@ -213,6 +213,13 @@ impl DeliveryStore for Held {
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
     }
+
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        self.inner.dead_letter_groups(query).await
+    }
 }
 
 /// L2, L4: a subscription whose registration is answered after the stop is refused, and nothing of it
@@ -314,6 +321,13 @@ impl DeliveryStore for Slow {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
+        self.inner.dead_letter_groups(query).await
     }
 }
 
