@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +29,12 @@ impl Cancellation {
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::SeqCst);
         let waiters = std::mem::take(&mut *self.waiters());
-        waiters.into_iter().for_each(Waker::wake);
+        for waiter in waiters {
+            // A waker is anybody's code: its panic is not the bus's, nor is that of the panic's drop.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waiter.wake())) {
+                std::mem::forget(panic);
+            }
+        }
     }
 
     /// Whether the attempt is given up.

@@ -1,6 +1,6 @@
 //! What reacts to events, and what it may answer.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{DomainEvent, Event, HandlerContext};
 
@@ -84,10 +84,10 @@ impl HandlerError {
         }
     }
 
-    /// The same verdict once more, for another event of a batch: the text is that of the whole
-    /// chain.
-    pub(crate) fn again(&self) -> Self {
-        Self::with(self.verdict, self.to_string())
+    /// The same verdict on each of `count` events of a batch: the text is that of the whole chain.
+    pub(crate) fn on_all(&self, count: usize) -> impl Iterator<Item = Self> {
+        let (verdict, text) = (self.verdict, Arc::<str>::from(self.to_string()));
+        (0..count).map(move |_| Self::with(verdict, Text(Arc::clone(&text))))
     }
 
     /// What the error asks for.
@@ -95,6 +95,11 @@ impl HandlerError {
         self.verdict
     }
 }
+
+/// The text of an error, shared by those that say the same.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Text(Arc<str>);
 
 impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {

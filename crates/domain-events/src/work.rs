@@ -128,6 +128,6 @@ impl Erased {
 fn results(verdicts: Result<BatchVerdicts, HandlerError>, count: usize) -> BatchResults {
     match verdicts {
         Ok(verdicts) => verdicts.into_results(count),
-        Err(error) => (0..count).map(|_| Err(error.again())).collect(),
+        Err(error) => error.on_all(count).map(Err).collect(),
     }
 }

@@ -52,8 +52,13 @@ impl Room {
     }
 
     /// Whether more than 80 % have come to be taken since this was asked last; or, after that, less
-    /// than 60 %, so that it is not said again with every event where the two are close.
+    /// than 60 %, so that it is not said again with every event where the two are close. Never of a few
+    /// places: there every event passes from one to the other.
     pub(crate) fn crossed(&mut self) -> Option<Crossing> {
+        const FEW: usize = 5;
+        if self.capacity < FEW {
+            return None;
+        }
         let (taken, capacity) = (self.taken as u128 * 100, self.capacity as u128);
         let crossed = if self.is_nearly_full {
             taken < capacity * 60

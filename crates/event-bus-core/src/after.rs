@@ -2,6 +2,7 @@
 
 use std::{any::Any, sync::Arc, task::Waker};
 
+use domain_events::DeadLetter;
 use tokio::sync::Notify;
 
 use crate::{
@@ -27,6 +28,8 @@ pub(crate) struct After {
     pub(crate) behind: Vec<Arc<Notify>>,
     /// Pipelines that have become nearly full, or are so no more.
     pub(crate) crossings: Vec<(PipelineId, Crossing)>,
+    /// Dead letters that were lost to the bound.
+    pub(crate) evicted: Vec<DeadLetter>,
     /// Whether there is something new to save.
     pub(crate) saver: bool,
     /// Whether the bus may have become idle.
@@ -55,12 +58,13 @@ impl After {
             due,
             behind,
             crossings,
+            evicted,
             first: _,
             saver: _,
             quiet: _,
         } = self;
         // Of all at once, as this is asked after every step.
         let some = wakers.len() | told.len() | found.len() | dropped.len();
-        some | due.len() | behind.len() | crossings.len() != 0
+        some | due.len() | behind.len() | crossings.len() | evicted.len() != 0
     }
 }

@@ -4,12 +4,14 @@
 //! event that failed stays in its mailbox, as if it had not been taken.
 
 use std::{
+    future::poll_fn,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use domain_events::{BatchPolicy, Cancellation, DeliveryOutcome, EventEnvelope, HandlerContext};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     after::After,
@@ -18,7 +20,7 @@ use crate::{
     engine::{Engine, discard},
     guarded::{self, Fault, Guarded},
     lifecycle::Phase,
-    mailboxes::Start,
+    mailboxes::{BacklogStart, Start},
     pipeline::{Pipeline, PipelineId},
     record::Record,
     run::Run,
@@ -35,14 +37,19 @@ type Item = (Arc<EventEnvelope>, HandlerContext);
 /// The error of an event of which the handler's results say nothing.
 const NO_VERDICT: &str = "the batch ended without a verdict on the event";
 
-/// Waits until there is something to do, and then for company, as long as the policy says.
-pub(crate) async fn company(engine: &Engine, worker: &Worker, policy: BatchPolicy) {
-    std::future::poll_fn(|cx| engine.step(|state, _| state.is_ready(worker, cx.waker()))).await;
-    let full = std::future::poll_fn(|cx| {
-        engine.step(|state, _| state.is_full(worker, policy.size, cx.waker()))
-    });
-    let _ = timeout(policy.linger, full).await;
+/// Waits until there is something to do, and then for company, as long as the policy says. What is to be
+/// done meanwhile is a delivery that failed, which comes alone: then returns its backlog.
+pub(crate) async fn company(
+    engine: &Engine,
+    worker: &Worker,
+    policy: BatchPolicy,
+) -> Option<BacklogStart> {
+    poll_fn(|cx| engine.step(|state, _| state.is_ready(worker, cx.waker()))).await;
+    let until = engine.step(|state, _| state.lingers_until(worker, policy.linger));
+    let full = poll_fn(|cx| engine.step(|state, _| state.is_full(worker, policy.size, cx.waker())));
+    let alone = timeout_at(until, full).await.ok().flatten();
     discard(engine.step(|state, _| state.lingers_no_more(worker)));
+    alone
 }
 
 /// Leads the events of a run, and of others that are ready, through the one subscription of their
@@ -299,16 +306,37 @@ impl State {
         Poll::Pending
     }
 
-    /// Whether so many events wait in a worker's pipeline, or none will come any more; else the worker
-    /// lingers.
-    fn is_full(&mut self, worker: &Worker, size: usize, waker: &Waker) -> Poll<()> {
-        match self.pipelines.get_mut(worker.pipeline) {
-            Some(pipeline) if !pipeline.is_done_lingering && pipeline.mailboxes.queued() < size => {
-                pipeline.lingering.rest(worker.number, waker);
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
+    /// When those that wait in a worker's pipeline have waited long enough for company.
+    fn lingers_until(&mut self, worker: &Worker, linger: Duration) -> Instant {
+        let until = Instant::now() + linger;
+        let pipeline = self.pipelines.get_mut(worker.pipeline);
+        pipeline.map_or(until, |it| *it.lingers_until.get_or_insert(until))
+    }
+
+    /// Whether so many events wait in a worker's pipeline, or there is no room for more; or else the
+    /// backlog that is due. The worker lingers where there is neither.
+    fn is_full(
+        &mut self,
+        worker: &Worker,
+        size: usize,
+        waker: &Waker,
+    ) -> Poll<Option<BacklogStart>> {
+        let Some(pipeline) = self.pipelines.get_mut(worker.pipeline) else {
+            return Poll::Ready(None);
+        };
+        if pipeline.is_full(size) {
+            return Poll::Ready(None);
         }
+        if let Some(start) = pipeline.mailboxes.take_backlog() {
+            // As in a turn: whoever removes the subscription waits for what comes of it.
+            start.subscribed.announce(worker.seat());
+            if pipeline.mailboxes.untaken() == 0 {
+                pipeline.lingers_until = None;
+            }
+            return Poll::Ready(Some(start));
+        }
+        pipeline.lingering.rest(worker.number, waker);
+        Poll::Pending
     }
 
     /// Returns the worker's waker, to be dropped without the lock.
@@ -326,6 +354,11 @@ impl State {
 }
 
 impl Pipeline {
+    /// Whether a worker that waits for so many events is to wait no longer.
+    pub(crate) fn is_full(&self, size: usize) -> bool {
+        self.is_done_lingering || self.mailboxes.untaken() >= size || !self.room.fits(1)
+    }
+
     /// Has nobody wait for company any more.
     pub(crate) fn end_lingering(&mut self, after: &mut After) {
         self.is_done_lingering = true;

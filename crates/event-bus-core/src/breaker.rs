@@ -27,6 +27,8 @@ pub(crate) struct Breaker {
     failures: AtomicUsize,
     /// Changed in steps of the bus only.
     stage: Mutex<Stage>,
+    /// The mailbox that was the probe the last time; as `stage`.
+    last_probe: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,7 @@ impl Breaker {
             policy,
             failures: AtomicUsize::new(0),
             stage: Mutex::new(Stage::Closed),
+            last_probe: AtomicUsize::new(0),
         }
     }
 
@@ -74,6 +77,7 @@ impl Breaker {
             Stage::Open => false,
             Stage::Ready => {
                 self.set(Stage::Probing(mailbox));
+                self.last_probe.store(mailbox, Ordering::Relaxed);
                 true
             }
             Stage::Probing(probe) => probe == mailbox,
@@ -211,13 +215,19 @@ impl State {
         }
     }
 
-    /// Lets the backlogs go that are held, as far as they may.
+    /// Lets the backlogs go that are held, as far as they may; where one is to be the probe, they take
+    /// turns, so that an event that always fails is not the only one asked.
     pub(crate) fn let_held_go(&mut self, subscribed: &Arc<Subscribed>, after: &mut After) {
         let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
             return;
         };
         let mut ready = 0;
-        for mailbox in pipeline.mailboxes.places(subscribed) {
+        let mut places = pipeline.mailboxes.places(subscribed);
+        if let Some(breaker) = &subscribed.breaker {
+            let last = breaker.last_probe.load(Ordering::Relaxed);
+            places.sort_by_key(|&mailbox| (mailbox <= last, mailbox));
+        }
+        for mailbox in places {
             let held = pipeline
                 .mailboxes
                 .blocked(mailbox, subscribed)

@@ -91,10 +91,8 @@ impl DeadLetters {
     }
 }
 
-/// Counts and tells that a delivery was given up; not under the lock, as a logger is the user's.
+/// Tells that a delivery was given up, once that is so.
 pub(crate) fn mourn(subscribed: &Subscribed, letter: &DeadLetter) {
-    subscribed.meters.shared().dead.up();
-    subscribed.note_dead();
     say!(warn, "dead letter", "subscription" = letter.subscription, "event.id" = letter.event_id(),
         "event.type" = letter.event.event_type(), "attempts" = letter.attempts,
         "reason" = letter.reason.as_str(); letter.error);
@@ -106,6 +104,7 @@ pub(crate) fn mourn(subscribed: &Subscribed, letter: &DeadLetter) {
 impl State {
     /// Keeps a delivery that was given up, and does to those behind it what the failure policy says.
     /// Durable, it is kept with the next commit, which also is the first that may pass its position.
+    /// Returns whether it is: nothing is any more once the bus is closed.
     pub(crate) fn give_up(
         &mut self,
         mailbox: MailboxId,
@@ -113,11 +112,12 @@ impl State {
         record: &Arc<Record>,
         target: usize,
         after: &mut After,
-    ) {
+    ) -> bool {
         if self.is_closed {
-            return;
+            return false;
         }
         let subscribed = &record.targets()[target];
+        subscribed.note_dead();
         let (event, recorded) = (letter.event_id(), record.envelope.recorded());
         let evicted = match subscribed.id {
             Some(id) => {
@@ -133,6 +133,7 @@ impl State {
         };
         self.follow_policy(mailbox, subscribed, event, recorded, after);
         if let Some(evicted) = evicted {
+            after.evicted.push(evicted.letter.clone());
             self.let_go(evicted, after);
         }
         if record.resolve(target, DeliveryOutcome::Dead) {
@@ -140,6 +141,7 @@ impl State {
             self.admit(after);
         }
         after.tell(Arc::clone(record));
+        true
     }
 
     /// Does to those behind a dead letter what the failure policy says (F5); `recorded` is where its
@@ -287,8 +289,13 @@ impl State {
         let targets = [Arc::clone(&subscribed)].into();
         let marks = Marks {
             is_replay: true,
+            has_room: true,
             ..Marks::default()
         };
+        // Beyond the capacity too: it is the operator who asks, and publishers wait for it.
+        pipeline.room.take(1);
+        pipeline.note_crossing(subscribed.pipeline, after);
+        let mailboxes = &mut pipeline.mailboxes;
         let record = Record::new(self.bus, envelope, targets, Instant::now(), marks);
         let record = Arc::new(record);
         if mailboxes.blocked(mailbox, &subscribed).is_none() {

@@ -130,6 +130,15 @@ impl Engine {
             .drain(..)
             .for_each(|behind| behind.notify_one());
         after.dropped.drain(..).for_each(discard);
+        for letter in after.evicted.drain(..) {
+            say!(
+                warn,
+                "dead letter lost to the bound",
+                "subscription" = letter.subscription,
+                "event.id" = letter.event_id()
+            );
+            discard(letter);
+        }
         for (pipeline, crossing) in after.crossings.drain(..) {
             self.tell_crossing(pipeline, crossing);
         }
@@ -143,8 +152,10 @@ impl Engine {
             capacity,
             is_nearly_full,
         } = crossing;
-        let name = self.look(|state| state.subscriptions.name_of(pipeline));
-        let name = name.as_deref().unwrap_or("default");
+        let name = self.look(|state| Some(Arc::clone(&state.pipelines.get(pipeline)?.name)));
+        let Some(name) = name else {
+            return;
+        };
         if is_nearly_full {
             say!(
                 warn,
@@ -231,10 +242,18 @@ impl Engine {
 
 /// Wakes whoever waits. A waker is anybody's code, and its panic is not ours.
 pub(crate) fn wake(waker: Waker) {
-    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    contain(|| waker.wake());
 }
 
 /// Drops what may be or hold the user's: its panic is not ours.
 pub(crate) fn discard<T>(value: T) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+    contain(|| drop(value));
+}
+
+/// Runs what is not ours, whose panic is not ours either.
+pub(crate) fn contain(code: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
+        // Its drop may panic as well, and so on.
+        std::mem::forget(panic);
+    }
 }

@@ -27,6 +27,12 @@ impl<T> Lanes<T> {
         self.queues[urgency as usize].push_back(entry);
     }
 
+    /// Puts an entry that was taken back to the front of its lane, with the start it was to be.
+    pub(crate) fn put_back(&mut self, urgency: Urgency, entry: T) {
+        self.queues[urgency as usize].push_front(entry);
+        self.give_back(urgency);
+    }
+
     /// Takes the next entry that is still `live`, and one credit of its lane; drops the others.
     pub(crate) fn pop(&mut self, live: impl Fn(&T) -> bool) -> Option<T> {
         loop {
@@ -37,6 +43,16 @@ impl<T> Lanes<T> {
                 return Some(entry);
             }
         }
+    }
+
+    /// Takes the most urgent entry that is `wanted`, wherever it stands, as a start of its lane.
+    pub(crate) fn take(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let mut lanes = self.queues.iter_mut().zip(&mut self.credits).rev();
+        lanes.find_map(|(queue, credit)| {
+            let place = queue.iter().position(&wanted)?;
+            *credit = credit.saturating_sub(1);
+            queue.remove(place)
+        })
     }
 
     /// Whether there is an entry that is still `live`; drops those before it.

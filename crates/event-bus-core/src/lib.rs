@@ -117,3 +117,6 @@ mod sync;
 
 #[cfg(all(test, shuttle))]
 mod schedules;
+
+#[cfg(all(test, not(shuttle)))]
+mod beside;

@@ -114,6 +114,10 @@ pub(crate) struct Mailboxes {
     blocked: usize,
     /// How many blocked ones go on without anybody acting.
     active: usize,
+    /// How many blocked ones wait for a worker.
+    due: usize,
+    /// How many of the queued events are in runs.
+    in_runs: usize,
 }
 
 impl Mailboxes {
@@ -130,6 +134,8 @@ impl Mailboxes {
             queued: 0,
             blocked: 0,
             active: 0,
+            due: 0,
+            in_runs: 0,
         }
     }
 
@@ -166,23 +172,58 @@ impl Mailboxes {
             Ready::Backlog {
                 mailbox,
                 subscribed,
-            } => {
-                let subscribed = subscribed.upgrade()?;
-                let aggregate = self.boxes.get(mailbox)?.aggregate.clone();
-                self.set_stand(mailbox, &subscribed, Stand::Running);
-                Some(Start::Backlog(BacklogStart {
-                    mailbox,
-                    subscribed,
-                    aggregate,
-                }))
-            }
+            } => self.start_backlog(mailbox, &subscribed).map(Start::Backlog),
         }
     }
 
-    /// Gives back what was taken and is not begun; it comes up again.
+    /// The backlog that is to be worked off next, if one is ready, whatever else is.
+    pub(crate) fn take_backlog(&mut self) -> Option<BacklogStart> {
+        if self.due == 0 {
+            return None;
+        }
+        let boxes = &self.boxes;
+        let is_due = |ready: &Ready| matches!(ready, Ready::Backlog { .. }) && ready.is_live(boxes);
+        match self.lanes.take(is_due)? {
+            Ready::Backlog {
+                mailbox,
+                subscribed,
+            } => self.start_backlog(mailbox, &subscribed),
+            Ready::Round { .. } => None,
+        }
+    }
+
+    fn start_backlog(
+        &mut self,
+        mailbox: MailboxId,
+        subscribed: &Weak<Subscribed>,
+    ) -> Option<BacklogStart> {
+        let subscribed = subscribed.upgrade()?;
+        let aggregate = self.boxes.get(mailbox)?.aggregate.clone();
+        self.set_stand(mailbox, &subscribed, Stand::Running);
+        Some(BacklogStart {
+            mailbox,
+            subscribed,
+            aggregate,
+        })
+    }
+
+    /// Gives back what was taken and is not begun; it is the next of its lane.
     pub(crate) fn put_back(&mut self, start: &BacklogStart) {
-        self.set_stand(start.mailbox, &start.subscribed, Stand::Waiting);
-        self.go(start.mailbox, &start.subscribed);
+        let BacklogStart {
+            mailbox,
+            subscribed,
+            ..
+        } = start;
+        let Some(blocked) = self.blocked(*mailbox, subscribed) else {
+            return;
+        };
+        let urgency = blocked.urgency();
+        self.set_stand(*mailbox, subscribed, Stand::Ready);
+        let entry = Ready::Backlog {
+            mailbox: *mailbox,
+            subscribed: Arc::downgrade(subscribed),
+        };
+        self.lanes.put_back(urgency, entry);
     }
 
     /// Whether there is something to be done.
@@ -191,9 +232,14 @@ impl Mailboxes {
         self.lanes.has(|ready| ready.is_live(boxes))
     }
 
-    /// How many events are queued, those counted whose run is not over.
-    pub(crate) fn queued(&self) -> usize {
-        self.queued
+    /// How many events are queued that no worker has taken.
+    pub(crate) fn untaken(&self) -> usize {
+        self.queued - self.in_runs
+    }
+
+    /// Whether a blocked subscription waits for a worker.
+    pub(crate) fn is_backlog_ready(&self) -> bool {
+        self.due > 0
     }
 
     /// Takes the events of a run that had their round out of the mailbox.
@@ -203,7 +249,9 @@ impl Mailboxes {
         };
         for _ in run.settled..run.done() {
             self.queued -= usize::from(mailbox.queue.pop().is_some());
-            mailbox.taken = mailbox.taken.saturating_sub(1);
+            let was_taken = usize::from(mailbox.taken > 0);
+            mailbox.taken -= was_taken;
+            self.in_runs -= was_taken;
         }
         run.settled = run.done();
     }
@@ -219,7 +267,8 @@ impl Mailboxes {
             .drain(..)
             .skip(run.finished.len().saturating_sub(1));
         unstarted.for_each(|urgency| self.lanes.give_back(urgency));
-        (mailbox.turn, mailbox.taken) = (Turn::Idle, 0);
+        mailbox.turn = Turn::Idle;
+        self.in_runs -= std::mem::take(&mut mailbox.taken);
         for blocked in &mut mailbox.blocked {
             blocked.beside_run = false;
         }
@@ -368,6 +417,7 @@ impl Mailboxes {
             run.records.push(Arc::clone(record));
         }
         *taken = run.records.len();
+        self.in_runs += *taken;
         if let Some(record) = run.records.first() {
             for blocked in blocked {
                 if let Some(target) = record.target(&blocked.subscribed) {

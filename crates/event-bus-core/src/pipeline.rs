@@ -3,7 +3,7 @@
 use std::{sync::Arc, task::Waker};
 
 use domain_events::{BatchPolicy, Ordering};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     admission::{Needs, Room},
@@ -28,6 +28,8 @@ impl PipelineId {
 
 /// One queue with its limit, and the workers that serve it.
 pub(crate) struct Pipeline {
+    /// The name of the subscription whose own it is, or "default".
+    pub(crate) name: Arc<str>,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) room: Room,
     /// One for each worker.
@@ -36,6 +38,8 @@ pub(crate) struct Pipeline {
     /// How its batches are made up, where it makes up any, and the workers that wait for company.
     pub(crate) batch: Option<BatchPolicy>,
     pub(crate) lingering: Idle,
+    /// When those that wait have waited long enough for company.
+    pub(crate) lingers_until: Option<Instant>,
     /// Whether nobody is to wait for company any more.
     pub(crate) is_done_lingering: bool,
     /// The place in the log; `None` on a volatile bus.
@@ -45,14 +49,16 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn new(ordering: Ordering, capacity: usize, workers: usize) -> Self {
+    pub(crate) fn new(name: Arc<str>, ordering: Ordering, capacity: usize, workers: usize) -> Self {
         Self {
+            name,
             mailboxes: Mailboxes::new(ordering),
             room: Room::new(capacity),
             seats: (0..workers).map(|_| Seat::default()).collect(),
             idle: Idle::default(),
             batch: None,
             lingering: Idle::default(),
+            lingers_until: None,
             is_done_lingering: false,
             cursor: None,
             behind: Arc::default(),

@@ -232,7 +232,10 @@ impl Record {
             Rest::Parked => PARKED,
             Rest::Paused => PAUSED,
         };
-        if self.state(target).fetch_or(why, Ordering::AcqRel) <= LEFT {
+        let rests = |state| (state & STAND <= LEFT).then_some(state & STAND | why);
+        let state = self.state(target);
+        let was = state.fetch_update(Ordering::AcqRel, Ordering::Acquire, rests);
+        if was.is_ok_and(|was| was <= LEFT) {
             self.counts.resolve();
         }
     }

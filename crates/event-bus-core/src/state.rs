@@ -49,6 +49,7 @@ impl State {
     pub(crate) fn new(bus: BusId, config: &BusConfig) -> Self {
         let mut pipelines = Pipelines::default();
         pipelines.add(Pipeline::new(
+            "default".into(),
             Ordering::PerAggregate,
             config.capacity,
             config.workers,
@@ -80,6 +81,7 @@ impl State {
             return PipelineId::SHARED;
         };
         let pipeline = Pipeline::new(
+            Arc::clone(subscription.name()),
             subscription.order(),
             isolation.capacity.unwrap_or(config.capacity),
             isolation.workers.unwrap_or(config.workers),

@@ -11,7 +11,7 @@ use crate::{
     engine::Engine,
     lifecycle::Phase,
     meters::latency,
-    pipeline::{Pipeline, PipelineId},
+    pipeline::Pipeline,
     process,
     record::Record,
     state::State,
@@ -59,7 +59,7 @@ fn of_state(state: &State, unfinished: &Unfinished) -> BusStatistics {
     let pipelines: Vec<_> = state
         .pipelines
         .iter()
-        .map(|(id, pipeline)| of_pipeline(state, id, pipeline))
+        .map(|(_, pipeline)| of_pipeline(pipeline))
         .collect();
     BusStatistics {
         accepted: figures.accepted,
@@ -75,10 +75,9 @@ fn of_state(state: &State, unfinished: &Unfinished) -> BusStatistics {
     }
 }
 
-fn of_pipeline(state: &State, id: PipelineId, pipeline: &Pipeline) -> PipelineStatistics {
-    let name = state.subscriptions.name_of(id);
+fn of_pipeline(pipeline: &Pipeline) -> PipelineStatistics {
     PipelineStatistics {
-        name: name.unwrap_or_else(|| "default".into()),
+        name: Arc::clone(&pipeline.name),
         workers: pipeline.seats.len(),
         capacity: pipeline.room.capacity(),
         taken: pipeline.room.taken(),
@@ -188,8 +187,9 @@ impl Unfinished {
                 let behind = (records.len() as u64).saturating_sub(first + is_running);
                 waits.blocked += behind;
                 waits.parked += if is_parked { behind } else { 0 };
-                if let Some(record) = records.front() {
-                    waits.since(record.accepted_at);
+                // A replay may stand before one that has waited for longer.
+                if let Some(oldest) = records.iter().map(|record| record.accepted_at).min() {
+                    waits.since(oldest);
                 }
             }
             Behind::Log { passed_over, .. } => {

@@ -177,6 +177,7 @@ impl Subscribed {
 
     /// Notes that a delivery is given up.
     pub(crate) fn note_dead(&self) {
+        self.meters.shared().dead.up();
         *self.last_dead() = Some(Instant::now());
     }
 

@@ -156,13 +156,6 @@ impl Subscriptions {
         self.members.iter().filter(of)
     }
 
-    /// The name of the subscription whose own pipeline it is; `None` for the default one.
-    pub(crate) fn name_of(&self, pipeline: PipelineId) -> Option<Arc<str>> {
-        let mut own = self.of(pipeline).filter(|_| pipeline != PipelineId::SHARED);
-        own.next()
-            .map(|member| Arc::clone(member.subscribed.name()))
-    }
-
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<Subscribed>> {
         let all = self.members.iter().map(|member| &member.subscribed);
         let mut named = all.filter(|subscribed| &**subscribed.name() == name);

@@ -46,6 +46,7 @@ impl State {
             start.subscribed.announce(worker.seat());
         }
         if let Start::Run = start {
+            pipeline.lingers_until = None;
             self.pass_over(id, run, after);
         }
         Poll::Ready(Some(start))
@@ -145,7 +146,7 @@ impl State {
 
 impl Pipeline {
     /// Notes whether the room has become nearly full, or is so no more.
-    fn note_crossing(&mut self, id: PipelineId, after: &mut After) {
+    pub(crate) fn note_crossing(&mut self, id: PipelineId, after: &mut After) {
         after
             .crossings
             .extend(self.room.crossed().map(|crossing| (id, crossing)));
@@ -156,9 +157,7 @@ impl Pipeline {
         self.note_crossing(id, after);
         let ready = self.mailboxes.push(record);
         self.wake_workers(usize::from(ready), after);
-        if let Some(batch) = self.batch
-            && self.mailboxes.queued() >= batch.size
-        {
+        if self.batch.is_some_and(|batch| self.is_full(batch.size)) {
             after.wake(self.lingering.wake_one());
         }
     }
@@ -166,7 +165,10 @@ impl Pipeline {
     /// Wakes as many workers, of those that rest.
     pub(crate) fn wake_workers(&mut self, count: usize, after: &mut After) {
         for _ in 0..count {
-            after.wake(self.idle.wake_one());
+            let lingering = || self.lingering.wake_one();
+            let is_due = self.mailboxes.is_backlog_ready();
+            let woken = self.idle.wake_one();
+            after.wake(woken.or_else(|| is_due.then(lingering).flatten()));
         }
     }
 }

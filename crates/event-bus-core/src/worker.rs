@@ -30,8 +30,12 @@ const LONGEST_RUN: Duration = Duration::from_micros(100);
 pub(crate) async fn run(engine: Arc<Engine>, worker: Worker) {
     let mut run = Run::default();
     loop {
-        if let Some(batch) = worker.batch.filter(|batch| !batch.linger.is_zero()) {
-            batches::company(&engine, &worker, batch).await;
+        if let Some(batch) = worker.batch.filter(|batch| !batch.linger.is_zero())
+            && let Some(start) = batches::company(&engine, &worker, batch).await
+        {
+            backlog::work_off(&engine, &worker, &start).await;
+            discard(start);
+            continue;
         }
         let Some(start) = engine.next(&worker, &mut run).await else {
             return;
@@ -188,9 +192,13 @@ impl Led {
                     first_attempt_at,
                     error,
                 );
-                mourn(subscribed, &letter);
                 self.blocked = true;
-                engine.step(|state, after| state.give_up(mailbox, letter, record, target, after));
+                let told = letter.clone();
+                let kept = engine
+                    .step(|state, after| state.give_up(mailbox, letter, record, target, after));
+                if kept {
+                    mourn(subscribed, &told);
+                }
             }
         }
     }

@@ -193,14 +193,21 @@ macro_rules! event_bus_conformance {
                 l2_a_stop_ends_at_its_deadline
                 l2_a_stop_waits_for_retries_that_are_due
                 n2_ages_are_told
+                n2_a_replay_hides_no_older_event
                 l5_at_rest_nothing_wakes;
             probing:
                 f8_the_handler_is_left_alone_between_probes
                 f8_only_failures_in_a_row_trip
                 f8_whatever_comes_next_is_the_probe
+                f8_a_skip_is_no_failure
+                f8_an_event_that_always_fails_keeps_nobody_waiting
                 f8_a_batch_is_one_failure;
             lingering:
                 d9_a_batch_lingers_as_long_as_it_is_told
+                d9_a_batch_does_not_wait_for_what_has_no_room
+                d9_what_others_handle_is_no_company
+                d9_a_retry_does_not_wait_for_company
+                d9_a_retry_has_its_turn_among_full_batches
                 l4_unsubscribing_does_not_wait_for_company;
         }
     };
@@ -332,7 +339,9 @@ macro_rules! event_bus_conformance {
                 p4_what_is_parked_counts
                 l2_a_stop_does_not_wait_for_what_is_parked
                 f5_by_default_later_events_go_on
-                f5_replays_and_discards_beside_publishers_keep_the_order;
+                f5_replays_and_discards_beside_publishers_keep_the_order
+                f5_an_older_letter_that_fails_again_frees_nothing
+                p2_what_is_parked_no_more_is_told_as_it_is;
             dead_letters:
                 f6_a_dead_letter_says_whose_it_is_and_why
                 f6_a_replay_runs_beside_nothing_of_its_aggregate

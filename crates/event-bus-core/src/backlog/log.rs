@@ -156,6 +156,7 @@ async fn deliver(
     let Some(made) = make(engine, worker, start, here.first, given).await else {
         return false;
     };
+    let mut told = None;
     let (outcome, change) = match made.decision {
         Decision::Retry(delay, ref error) => {
             let waiting = WaitingDelivery {
@@ -187,15 +188,18 @@ async fn deliver(
             let began = made.first_attempt_at();
             let error = error.clone();
             let letter = dead_letter(subscribed, envelope, reason, made.attempt, began, error);
-            mourn(subscribed, &letter);
+            told = Some(letter.clone());
             (
                 DeliveryOutcome::Dead,
                 Some(DeliveryChange::Dead(id, letter)),
             )
         }
     };
-    engine.step(|state, after| {
+    let goes_on = engine.step(|state, after| {
         subscribed.steps.left.down();
+        if outcome == DeliveryOutcome::Dead {
+            subscribed.note_dead();
+        }
         state.advance_in_log(start, recorded, change, after);
         let pipeline = state.pipelines.get_mut(subscribed.pipeline);
         if let Some(cursor) = pipeline.and_then(|it| it.cursor.as_mut()) {
@@ -206,7 +210,11 @@ async fn deliver(
             DeliveryOutcome::Dead => state.after_dead_letter(start, envelope.id(), recorded, after),
             _ => state.park_again(start, after),
         }
-    })
+    });
+    if let Some(letter) = told {
+        mourn(subscribed, &letter);
+    }
+    goes_on
 }
 
 impl State {

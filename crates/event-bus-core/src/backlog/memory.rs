@@ -58,12 +58,16 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &B
                     began,
                     error,
                 );
-                mourn(subscribed, &letter);
-                engine.step(|state, after| {
+                let told = letter.clone();
+                let (kept, goes_on) = engine.step(|state, after| {
                     state.pop_first(start);
-                    state.give_up(start.mailbox, letter, &record, target, after);
-                    state.advance(start, after)
-                })
+                    let kept = state.give_up(start.mailbox, letter, &record, target, after);
+                    (kept, state.advance(start, after))
+                });
+                if kept {
+                    mourn(subscribed, &told);
+                }
+                goes_on
             }
         };
         discard(record);

@@ -24,10 +24,12 @@ impl Mailboxes {
             let old = mailbox.blocked.swap_remove(place);
             self.blocked -= 1;
             self.active -= usize::from(old.is_active());
+            self.due -= usize::from(old.stand == Stand::Ready);
             blocked.take_over(old);
         }
         self.blocked += 1;
         self.active += usize::from(blocked.is_active());
+        self.due += usize::from(blocked.stand == Stand::Ready);
         mailbox.blocked.push(blocked);
     }
 
@@ -70,6 +72,10 @@ impl Mailboxes {
     /// As [`go`](Self::go) once the run that the aggregate is in, if it is in one, is over: a
     /// delivery never runs beside another one of its aggregate.
     pub(crate) fn go_after_run(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
+        let is_at_it = |blocked: &mut Blocked| blocked.stand == Stand::Running;
+        if self.blocked(id, subscribed).is_some_and(is_at_it) {
+            return false;
+        }
         let runs = |mailbox: &Mailbox| mailbox.turn == Turn::Running;
         if self.boxes.get(id).is_some_and(runs) {
             self.set_stand(id, subscribed, Stand::AfterRun);
@@ -153,10 +159,17 @@ impl Mailboxes {
         let Some(blocked) = self.blocked(id, subscribed) else {
             return;
         };
-        let before = blocked.is_active();
+        let count = |it: &Blocked| {
+            (
+                usize::from(it.is_active()),
+                usize::from(it.stand == Stand::Ready),
+            )
+        };
+        let before = count(blocked);
         blocked.stand = stand;
-        let after = blocked.is_active();
-        self.active = self.active + usize::from(after) - usize::from(before);
+        let after = count(blocked);
+        self.active = self.active + after.0 - before.0;
+        self.due = self.due + after.1 - before.1;
     }
 
     /// Changes something of a subscription that decides on what its backlogs wait for.
@@ -225,6 +238,7 @@ impl Mailboxes {
         let ended = (aggregate.clone(), blocked.swap_remove(place));
         self.blocked -= 1;
         self.active -= usize::from(ended.1.is_active());
+        self.due -= usize::from(ended.1.stand == Stand::Ready);
         self.close_if_done(id);
         Some(ended)
     }

@@ -7,4 +7,5 @@ mod edges;
 mod leftovers;
 mod model;
 mod soon;
+mod strangers;
 mod warnings;

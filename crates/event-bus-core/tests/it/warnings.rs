@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex, Once},
 };
 
-use domain_events::{DomainEvent, Event, EventBus, HandlerError, NewEvent, Subscription};
+use domain_events::{
+    DomainEvent, Event, EventBus, FailurePolicy, HandlerError, NewEvent, Subscription,
+};
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use log::kv::{Key, Value, VisitSource};
 use serde::{Deserialize, Serialize};
@@ -15,10 +17,15 @@ use tokio::sync::Semaphore;
 #[domain_event(name = "warnings.rung", aggregate = "bell", id = bell)]
 struct Rung {
     bell: String,
+    #[serde(default)]
+    strokes: u64,
 }
 
 /// What was said: the line, and its fields.
 static SAID: Mutex<Vec<(String, BTreeMap<String, String>)>> = Mutex::new(Vec::new());
+
+/// Whoever is to say this breaks down.
+pub(crate) const UNSPEAKABLE: &str = "what no logger can say";
 
 struct Listener;
 
@@ -42,13 +49,14 @@ impl log::Log for Listener {
         let mut fields = Fields::default();
         record.key_values().visit(&mut fields).unwrap();
         let line = (record.args().to_string(), fields.0);
+        assert!(!line.0.contains(UNSPEAKABLE), "it cannot be said");
         SAID.lock().unwrap().push(line);
     }
 
     fn flush(&self) {}
 }
 
-fn listen() {
+pub(crate) fn listen() {
     static LISTEN: Once = Once::new();
     LISTEN.call_once(|| {
         log::set_logger(&Listener).unwrap();
@@ -75,7 +83,10 @@ async fn a_line_names_its_subscription_and_its_event_once_more_as_fields() {
         .unwrap();
     bus.start().await.unwrap();
     let bell = "a bell that is nobody's business".to_owned();
-    let published = bus.publish(NewEvent::new(Rung { bell })).await.unwrap();
+    let published = bus
+        .publish(NewEvent::new(Rung { bell, strokes: 0 }))
+        .await
+        .unwrap();
     bus.wait_idle().await.unwrap();
     assert!(bus.pause("listens").await);
     let all = SAID.lock().unwrap();
@@ -124,6 +135,7 @@ async fn a_queue_that_is_nearly_full_says_so_once() {
     let rung = || {
         NewEvent::new(Rung {
             bell: "a".to_owned(),
+            strokes: 0,
         })
     };
     bus.start().await.unwrap();
@@ -144,4 +156,44 @@ async fn a_queue_that_is_nearly_full_says_so_once() {
     assert_eq!(said_in_all.len(), 2, "{said_in_all:?}");
     assert!(said_in_all[1].starts_with("queue below 60 % again: pipeline=waits events=31"));
     assert_eq!(said(137), [""; 0], "the default queue was empty");
+}
+
+/// F6: a dead letter that is lost to the bound is named, and frees what was parked behind it.
+#[tokio::test]
+async fn f6_a_letter_that_is_lost_is_named() {
+    listen();
+    let config = BusConfig {
+        dead_letters: 1,
+        ..BusConfig::default()
+    };
+    let bus = InMemoryEventBus::new(config).unwrap();
+    let cracked = |event: Event<Rung>, _| async move {
+        match event.bell.as_str() {
+            "b" | "a" if event.strokes == 0 => Err(HandlerError::permanent("it is cracked")),
+            _ => Ok(()),
+        }
+    };
+    let parks = Subscription::from_fn("parks", cracked);
+    bus.subscribe(parks.failure_policy(FailurePolicy::ParkAggregate))
+        .await
+        .unwrap();
+    bus.start().await.unwrap();
+    let rung = |bell: &str, strokes| {
+        let bell = bell.to_owned();
+        bus.publish(NewEvent::new(Rung { bell, strokes }))
+    };
+    let lost = rung("a", 0).await.unwrap();
+    let waits = rung("a", 1).await.unwrap();
+    bus.wait_idle().await.unwrap();
+    assert_eq!(bus.statistics().of("parks").unwrap().parked, 1);
+    rung("b", 0).await.unwrap();
+    bus.wait_idle().await.unwrap();
+    assert!(waits.handled().await.unwrap().is_success());
+    assert_eq!(bus.statistics().evicted_dead_letters, 1);
+    let line = format!(
+        "dead letter lost to the bound: subscription=parks event.id={}",
+        lost.event_id()
+    );
+    let said = SAID.lock().unwrap();
+    assert_eq!(said.iter().filter(|(text, _)| *text == line).count(), 1);
 }

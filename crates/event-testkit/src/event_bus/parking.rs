@@ -306,3 +306,64 @@ pub async fn f5_replays_and_discards_beside_publishers_keep_the_order(harness: &
     }
     assert_eq!(bus.statistics().in_flight, 0);
 }
+
+/// F5: an older dead letter that fails once more and then is handled leaves what the newer one parks.
+pub async fn f5_an_older_letter_that_fails_again_frees_nothing(harness: &dyn BusHarness) {
+    let (journal, failing) = (Journal::default(), Failing::default());
+    let bus = harness.bus(10, 1);
+    failing.lock().unwrap().extend([0, 1]);
+    started(&bus, [parks(&journal, &failing)]).await;
+    let older = bus.publish(noted("a", 0)).await.unwrap().event_id();
+    soon(bus.wait_idle()).await.unwrap();
+    // One of its name that comes later is not parked behind the letter of the first.
+    assert!(soon(bus.unsubscribe("parks")).await);
+    let again = parks(&journal, &failing);
+    soon(bus.subscribe(again)).await.unwrap();
+    let newer = bus.publish(noted("a", 1)).await.unwrap().event_id();
+    bus.publish(noted("a", 2)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    let handled = || bus.statistics().of("parks").unwrap().handled;
+    if bus
+        .dead_letters(&DeadLetterQuery::all(), 10)
+        .await
+        .unwrap()
+        .len()
+        == 1
+    {
+        // The first left its aggregate parked: 1 waits behind 0.
+        bus.replay("parks", older).await.unwrap();
+        soon(bus.wait_idle()).await.unwrap();
+        assert_eq!(handled(), 0);
+        return;
+    }
+    for fails in [true, false] {
+        if !fails {
+            failing.lock().unwrap().retain(|number| *number != 0);
+        }
+        bus.replay("parks", older).await.unwrap();
+        soon(bus.wait_idle()).await.unwrap();
+        assert_eq!(handled(), u64::from(!fails), "2 is parked behind 1");
+    }
+    bus.discard("parks", newer, "of no use").await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(handled(), 2);
+}
+
+/// P2: what is parked no more, of a subscription that is paused, is told as paused.
+pub async fn p2_what_is_parked_no_more_is_told_as_it_is(harness: &dyn BusHarness) {
+    let (journal, failing) = (Journal::default(), Failing::default());
+    let (bus, receipts) = parked(harness, &journal, &failing).await;
+    assert_eq!(
+        own_outcome(&receipts[1]).await,
+        Some(DeliveryOutcome::Parked)
+    );
+    assert!(soon(bus.pause("parks")).await);
+    let letter = receipts[0].event_id();
+    bus.discard("parks", letter, "of no use").await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(
+        own_outcome(&receipts[1]).await,
+        Some(DeliveryOutcome::Paused)
+    );
+    assert_eq!(bus.statistics().of("parks").unwrap().parked, 0);
+}

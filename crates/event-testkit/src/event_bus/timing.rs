@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetterQuery, DeadLetterReason, Event, EventBus, HandlerContext, HandlerError, Health,
-    HealthReason, PublishError, RetryPolicy, Subscription,
+    DeadLetterQuery, DeadLetterReason, Event, EventBus, FailurePolicy, HandlerContext,
+    HandlerError, Health, HealthReason, PublishError, RetryPolicy, Subscription,
 };
 use tokio::{
     runtime::Handle,
@@ -377,6 +377,27 @@ pub async fn n2_ages_are_told(harness: &dyn BusHarness) {
         Health::Healthy,
         "the dead letter was an hour ago"
     );
+}
+
+/// N2: the oldest event is told, also where a replay goes before it.
+pub async fn n2_a_replay_hides_no_older_event(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 1);
+    let handler = |event: Event<Noted>, cx: HandlerContext| async move {
+        match (event.number, cx.info().is_replay) {
+            (0, true) => Err(HandlerError::retry_after(HOUR, "later")),
+            (0, false) => Err(HandlerError::permanent("never")),
+            _ => Ok(()),
+        }
+    };
+    let parks = Subscription::from_fn("parks", handler);
+    started(&bus, [parks.failure_policy(FailurePolicy::ParkAggregate)]).await;
+    let dead = bus.publish(noted("a", 0)).await.unwrap();
+    bus.publish(noted("a", 1)).await.unwrap();
+    sleep(HOUR / 6).await;
+    bus.replay("parks", dead.event_id()).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let oldest = bus.statistics().oldest_unfinished.unwrap();
+    assert_times(&[oldest.as_millis()], &[601_000]);
 }
 
 /// L5: nothing polls: with an hour of nothing to do, no timer fires and nothing is woken, also where
