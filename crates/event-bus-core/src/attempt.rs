@@ -1,6 +1,6 @@
 //! One run of a handler, and what follows from its end.
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use domain_events::{
     AttemptInfo, AttemptResult, Cancellation, DeadLetterReason, DecodeError, DeliveryOutcome,
@@ -113,15 +113,23 @@ pub(crate) struct Attempt {
 pub(crate) async fn attempt(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Arc<Subscribed>,
+    subscribed: &Subscribed,
     given: Given<'_>,
     began: Instant,
     mut before_waiting: impl FnMut(),
 ) -> Attempt {
-    let may_be_repeat = given.may_be_repeat && engine.stores.is_some();
-    if may_be_repeat {
+    let mut started = None;
+    if given.may_be_repeat {
+        // Whoever replays it wants it called.
+        if let Some(ends) = starts::too_many(engine, subscribed, given.envelope)
+            && !given.is_replay
+        {
+            let (ended, end) = (Ended::Crashed(ends), Instant::now());
+            let took = Duration::ZERO;
+            return Attempt { ended, end, took };
+        }
         before_waiting();
-        starts::record(engine, subscribed, iter::once(&**given.envelope)).await;
+        started = starts::record(engine, subscribed, [given.envelope]).await;
     }
     let cancellation = worker.cancellation();
     let cx = context(worker, subscribed, given, began, &cancellation);
@@ -138,9 +146,7 @@ pub(crate) async fn attempt(
     )
     .await;
     running.end();
-    if may_be_repeat {
-        starts::ended(engine, subscribed, iter::once(&**given.envelope));
-    }
+    drop(started);
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     note(engine, worker, subscribed, given, &ended, took);
@@ -224,9 +230,6 @@ async fn run(
 ) -> Ended {
     let (bus, subscription) = (engine.id, &subscribed.subscription);
     let limit = subscription.attempt_timeout();
-    if let Some(ends) = starts::too_many(subscribed, envelope) {
-        return Ended::Crashed(ends);
-    }
     let begin = || {
         if !subscription.wants(envelope)? {
             return Ok(None);

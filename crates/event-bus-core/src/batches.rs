@@ -136,7 +136,7 @@ async fn deliver(
 async fn attempt(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Arc<Subscribed>,
+    subscribed: &Subscribed,
     runs: &[&mut Run],
 ) -> Vec<Vec<Attempt>> {
     let began = Instant::now();
@@ -154,17 +154,17 @@ async fn attempt(
         .iter()
         .map(|run| early_ends(engine, subscribed, &run.records, &mut hand_over))
         .collect();
-    let repeats = repeats(engine, &items);
+    let repeats = items.iter().filter(|(_, cx)| cx.info().may_be_repeat);
+    let repeats: Vec<_> = repeats.map(|(event, _)| event).collect();
+    let mut started = None;
     if !repeats.is_empty() {
-        starts::record(engine, subscribed, repeats.iter().map(|event| &**event)).await;
+        started = starts::record(engine, subscribed, repeats).await;
     }
     let mut ends = call(engine, subscribed, items, &cancellation)
         .await
         .into_iter();
     running.end();
-    if !repeats.is_empty() {
-        starts::ended(engine, subscribed, repeats.iter().map(|event| &**event));
-    }
+    drop(started);
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     let mut made = |record: &Arc<Record>, early: Option<Ended>| {
@@ -178,13 +178,6 @@ async fn attempt(
         both.map(|(record, early)| made(record, early)).collect()
     };
     runs.iter().zip(early).map(of_run).collect()
-}
-
-/// Those events of a batch that may be repeats, on a durable bus.
-fn repeats(engine: &Engine, items: &[Item]) -> Vec<Arc<EventEnvelope>> {
-    let may_be = |(_, cx): &&Item| engine.stores.is_some() && cx.info().may_be_repeat;
-    let repeats = items.iter().filter(may_be);
-    repeats.map(|(event, _)| Arc::clone(event)).collect()
 }
 
 /// The ends that the events of a run have before the handler is called, up to the first that failed;
@@ -212,7 +205,7 @@ fn early_ends(
 
 /// Whether an event has its end before the handler is called: it cannot be read, or is not wanted.
 fn look(engine: &Engine, subscribed: &Subscribed, envelope: &Arc<EventEnvelope>) -> Option<Ended> {
-    if let Some(ends) = starts::too_many(subscribed, envelope) {
+    if let Some(ends) = starts::too_many(engine, subscribed, envelope) {
         return Some(Ended::Crashed(ends));
     }
     let subscription = &subscribed.subscription;

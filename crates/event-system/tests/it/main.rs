@@ -2,6 +2,7 @@
 
 mod conformance;
 mod faults;
+mod letters;
 mod recovery;
 mod system;
 mod trading_demo;

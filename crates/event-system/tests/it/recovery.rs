@@ -350,7 +350,7 @@ pub(crate) fn make_due(file: &Path) {
 }
 
 /// Another connection, which waits where the store is just writing.
-fn open(file: &Path) -> diesel::SqliteConnection {
+pub(crate) fn open(file: &Path) -> diesel::SqliteConnection {
     let mut conn = diesel::Connection::establish(file.to_str().unwrap()).unwrap();
     sql(&mut conn, "PRAGMA busy_timeout = 5000");
     conn
