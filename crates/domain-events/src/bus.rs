@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use crate::{
     AppendError, BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery,
     EncodeError, EventId, Health, HealthLimits, NewEvent, ProcessingOutcome, Receipt,
-    RegistryError, StoreError, Subscription, SubscriptionGuard, UnfaithfulError,
+    RegistryError, StartFrom, StoreError, StoredSubscription, Subscription, SubscriptionGuard,
+    UnfaithfulError,
 };
 
 /// An event that was not published. Nothing of a failed call was recorded or delivered, except
@@ -140,6 +141,33 @@ pub enum LetterError {
     Store(#[from] StoreError),
 }
 
+/// A subscription whose place in the log was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// The bus has no log.
+    #[error("nothing was done: a bus without a store has no log")]
+    WithoutStore,
+    /// The store knows no subscription of the name.
+    #[error("nothing was done: the store knows no subscription {0:?}")]
+    NoSuchSubscription(Arc<str>),
+    /// Somebody is subscribed by the name; it is to be unsubscribed before it is forgotten.
+    #[error("nothing was done: somebody is subscribed as {0:?}")]
+    Subscribed(Arc<str>),
+    /// The caller is a handler of the bus, whose end would be waited for.
+    #[error("nothing was done: the call came from inside a handler")]
+    InsideHandler,
+    /// The bus is not running.
+    #[error("nothing was done: the bus is not running")]
+    NotRunning,
+    /// The store could not be read or written.
+    #[error("nothing was done")]
+    Store(#[from] StoreError),
+    /// The place was changed, but the subscription could not take part again.
+    #[error("the place was changed, and the subscription is gone")]
+    Subscribe(#[source] SubscribeError),
+}
+
 /// What a stop found and left (L2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopReport {
@@ -256,6 +284,33 @@ pub trait EventBus: Send + Sync {
     /// Lets a paused subscription go on, where it stopped and in order; harmless where it is not
     /// paused. Returns whether there is one of the name; durable, once that is committed.
     async fn resume(&self, name: &str) -> bool;
+
+    /// Has a subscription begin anew at another place of the log: a projection that is built again
+    /// (D8). Its waiting, blocked and dead deliveries from there on are forgotten; it waits for the
+    /// attempts that run, and nobody needs to be subscribed by the name.
+    ///
+    /// # Errors
+    /// When the bus has no store or is not running, the store does not know the name, or the call comes
+    /// from inside a handler.
+    ///
+    /// # Cancellation
+    /// A dropped future may have reset it, and still does.
+    async fn reset(&self, name: &str, start: StartFrom) -> Result<(), PlaceError>;
+
+    /// Removes what the store keeps of a subscription that nobody is subscribed by, its dead letters too
+    /// (D8).
+    ///
+    /// # Errors
+    /// When the bus has no store or is not running, the store does not know the name, or somebody is
+    /// subscribed by it.
+    async fn forget(&self, name: &str) -> Result<(), PlaceError>;
+
+    /// What the store keeps of every subscription, also of those that nobody is subscribed by; empty
+    /// without a store (D8).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError>;
 
     /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
     ///

@@ -102,8 +102,26 @@ pub struct SubscriptionState {
 pub struct Registration {
     /// The subscription's stable name.
     pub name: Arc<str>,
+    /// The names by which the store may know it instead: the first that it knows becomes this one.
+    pub former_names: Vec<Arc<str>>,
     /// Where it starts if the store does not know it.
     pub start_from: StartFrom,
+}
+
+/// What a store keeps of a subscription, whether or not anybody is subscribed by its name (D8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSubscription {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The last position that it has looked at.
+    pub through: Position,
+    /// How many events it has not finished, whether or not they are of its type: those behind
+    /// `through`, those before it that are open, waiting or blocked.
+    pub lag: u64,
+    /// How many of its deliveries are dead letters.
+    pub dead: u64,
+    /// Why it is paused, if it is.
+    pub paused: Option<PauseReason>,
 }
 
 /// What the store knows at the beginning of a run.
@@ -151,6 +169,11 @@ pub enum DeliveryChange {
         /// Why.
         reason: String,
     },
+    /// A subscription, by its name, begins anew here: what was known of it is forgotten, but for dead
+    /// letters of events before (D8).
+    Reset(Arc<str>, StartFrom),
+    /// A subscription, by its name, is forgotten, its dead letters too (D8).
+    Forgotten(Arc<str>),
     /// The run ends cleanly.
     RunEnded,
 }
@@ -192,6 +215,12 @@ pub trait DeliveryStore: Send + Sync {
         query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// What is kept of every subscription, in the order in which they became known.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError>;
 
     /// The dead letters that `query` means, grouped by subscription and error.
     ///

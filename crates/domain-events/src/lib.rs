@@ -64,8 +64,8 @@ pub use config::{ConfigError, MAX_NAME_BYTES};
 
 mod bus;
 pub use bus::{
-    EventBus, LetterError, PublishError, StartError, StopError, StopReport, SubscribeError,
-    WaitError,
+    EventBus, LetterError, PlaceError, PublishError, StartError, StopError, StopReport,
+    SubscribeError, WaitError,
 };
 
 mod receipt;
@@ -87,8 +87,8 @@ pub use reading::{EventQuery, EventStream, EventSummary, ReadError, StoreStatist
 mod deliveries;
 pub use deliveries::{
     BlockedAggregate, ChangesDone, DeliveryChange, DeliveryChanges, DeliveryStore, Progress,
-    Registration, RegistrationDone, RunState, StartedDelivery, SubscriptionId, SubscriptionState,
-    WaitingDelivery,
+    Registration, RegistrationDone, RunState, StartedDelivery, StoredSubscription, SubscriptionId,
+    SubscriptionState, WaitingDelivery,
 };
 
 mod dead_letter;

@@ -69,6 +69,7 @@ pub struct Subscription {
     linger: Option<Duration>,
     timeout: Duration,
     start_from: StartFrom,
+    former_names: Vec<Arc<str>>,
 }
 
 impl Subscription {
@@ -174,9 +175,23 @@ impl Subscription {
         Self { start_from, ..self }
     }
 
+    /// Says that the store may know the subscription by an earlier name: it goes on where that one has
+    /// stopped, and the store knows it by its new name from then on (D8). Nothing, where the new name is
+    /// known already.
+    #[must_use]
+    pub fn formerly(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.former_names.push(name.into());
+        self
+    }
+
     /// The stable name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// The names by which the store may know it.
+    pub fn former_names(&self) -> &[Arc<str>] {
+        &self.former_names
     }
 
     /// The event type subscribed to; `None` for every type.

@@ -111,6 +111,7 @@ fn serve(engine: &Arc<Engine>, pipeline: Option<PipelineId>) {
 fn registration(subscription: &Subscription) -> Registration {
     Registration {
         name: Arc::clone(subscription.name()),
+        former_names: subscription.former_names().to_vec(),
         start_from: subscription.start(),
     }
 }

@@ -9,9 +9,10 @@ use std::{
 use async_trait::async_trait;
 use domain_events::{
     BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryStore,
-    EventBus, EventId, EventRegistry, EventStore, LetterError, NewEvent, ProcessingOutcome,
-    PublishError, Receipt, RegistryError, StartError, StopError, StopReport, StoreError,
-    SubscribeError, Subscription, SubscriptionGuard, WaitError,
+    EventBus, EventId, EventRegistry, EventStore, LetterError, NewEvent, PlaceError,
+    ProcessingOutcome, PublishError, Receipt, RegistryError, StartError, StartFrom, StopError,
+    StopReport, StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard,
+    WaitError,
 };
 use tokio::runtime::Handle;
 
@@ -20,7 +21,7 @@ use crate::{
     engine::{Engine, Stores, discard},
     inside, lifecycle,
     lifecycle::Phase,
-    pausing,
+    pausing, places,
     publish::publish,
     settling, statistics, stopping, stored_letters,
     waiting::NoRoom,
@@ -236,6 +237,26 @@ impl EventBus for InMemoryEventBus {
 
     async fn resume(&self, name: &str) -> bool {
         pausing::resume(&self.engine, name).await
+    }
+
+    async fn reset(&self, name: &str, start: StartFrom) -> Result<(), PlaceError> {
+        let (engine, name) = (Arc::clone(&self.engine), name.into());
+        if inside::is_inside(engine.id) {
+            return Err(PlaceError::InsideHandler);
+        }
+        // In a task of its own, so that one that is given up half-way still comes to its end.
+        own_task(async move { places::reset(&engine, name, start).await }).await
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), PlaceError> {
+        places::forget(&self.engine, name.into()).await
+    }
+
+    async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        match &self.engine.stores {
+            Some(stores) => stores.deliveries.subscriptions().await,
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn dead_letters(

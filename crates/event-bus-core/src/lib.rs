@@ -103,6 +103,8 @@ mod aboard;
 
 mod ashore;
 
+mod places;
+
 mod inside;
 
 mod say;

@@ -10,6 +10,7 @@ use domain_events::{
 use crate::{
     positions,
     queries::{self, BlockedRow, NewDeadLetter, Settlement, WaitingRow},
+    registrations::through,
     rows::signed,
     transaction::Transaction,
     writer::{Fault, Request},
@@ -80,6 +81,8 @@ enum Step<'a> {
     DeleteStarted(i64, Position),
     Replay(WaitingRow),
     Discard(&'a str, Position, &'a str),
+    Reset(&'a str, Position),
+    Forget(&'a str),
     EndRun,
     Nothing,
 }
@@ -113,6 +116,8 @@ fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step
             position,
             reason,
         } => Step::Discard(subscription, *position, reason),
+        DeliveryChange::Reset(name, start) => Step::Reset(name, through(*start, tx.head())),
+        DeliveryChange::Forgotten(name) => Step::Forget(name),
         DeliveryChange::RunEnded => Step::EndRun,
         _ => return Err(Stop::Refused("a change that this store does not know")),
     })
@@ -226,6 +231,26 @@ impl Step<'_> {
                 None => 0,
             },
             Self::DeleteBlocked(id, aggregate) => queries::delete_blocked(conn, id, aggregate)?,
+            Self::Reset(name, through) => match queries::subscription(conn, name)? {
+                Some(row) => {
+                    let (id, after) = (row.subscription_id, signed(through.get()));
+                    queries::delete_exceptions(conn, id)?;
+                    queries::delete_dead_letters(conn, id, after)?;
+                    queries::update_progress(conn, id, through, &[])?
+                }
+                None => 0,
+            },
+            Self::Forget(name) => match queries::subscription(conn, name)? {
+                Some(row) => {
+                    let id = row.subscription_id;
+                    queries::delete_exceptions(conn, id)?;
+                    queries::delete_dead_letters(conn, id, i64::MIN)?;
+                    queries::delete_subscription(conn, id)?;
+                    tx.forget_subscription(SubscriptionId::new(id));
+                    1
+                }
+                None => 0,
+            },
             Self::EndRun => match queries::last_run(conn)? {
                 Some((run, None)) => queries::end_run(conn, run, Timestamp::now().as_micros())?,
                 _ => 0,

@@ -5,7 +5,8 @@ use diesel::QueryResult;
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    Registration, RegistrationDone, RunState, StoreError, StoreStatistics, promise,
+    Registration, RegistrationDone, RunState, StoreError, StoreStatistics, StoredSubscription,
+    promise,
 };
 
 use crate::{
@@ -93,6 +94,13 @@ impl DeliveryStore for SqliteEventStore {
         let query = query.clone();
         self.ask("the dead letters were not read", move |session| {
             session.dead_letters(&query, limit)
+        })
+        .await
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.ask("the subscriptions were not read", |session| {
+            session.at_once(Session::subscriptions)
         })
         .await
     }

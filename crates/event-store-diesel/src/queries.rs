@@ -524,6 +524,48 @@ pub(crate) fn subscription(conn: &mut Conn, name: &str) -> QueryResult<Option<Su
         .optional()
 }
 
+/// Every subscription with its name, in the order in which they became known.
+pub(crate) fn named_subscriptions(conn: &mut Conn) -> QueryResult<Vec<(SubscriptionRow, String)>> {
+    de_subscriptions::table
+        .order(de_subscriptions::subscription_id)
+        .select((SubscriptionRow::as_select(), de_subscriptions::name))
+        .load(conn)
+}
+
+pub(crate) fn rename_subscription(conn: &mut Conn, id: i64, name: &str) -> QueryResult<usize> {
+    diesel::update(de_subscriptions::table.find(id))
+        .set(de_subscriptions::name.eq(name))
+        .execute(conn)
+}
+
+pub(crate) fn delete_subscription(conn: &mut Conn, id: i64) -> QueryResult<usize> {
+    diesel::delete(de_subscriptions::table.find(id)).execute(conn)
+}
+
+/// Deletes whatever waits, is blocked or was started of a subscription.
+pub(crate) fn delete_exceptions(conn: &mut Conn, id: i64) -> QueryResult<usize> {
+    let waiting = de_waiting::table.filter(de_waiting::subscription_id.eq(id));
+    let blocked = de_blocked::table.filter(de_blocked::subscription_id.eq(id));
+    let started = de_started::table.filter(de_started::subscription_id.eq(id));
+    Ok(diesel::delete(waiting).execute(conn)?
+        + diesel::delete(blocked).execute(conn)?
+        + diesel::delete(started).execute(conn)?)
+}
+
+/// Deletes the dead letters of a subscription after a position, those settled too.
+pub(crate) fn delete_dead_letters(conn: &mut Conn, id: i64, after: i64) -> QueryResult<usize> {
+    let of = de_dead_letters::table.filter(de_dead_letters::subscription_id.eq(id));
+    diesel::delete(of.filter(de_dead_letters::position.gt(after))).execute(conn)
+}
+
+pub(crate) fn count_dead_letters(conn: &mut Conn, id: i64) -> QueryResult<i64> {
+    de_dead_letters::table
+        .filter(de_dead_letters::subscription_id.eq(id))
+        .filter(de_dead_letters::settled_at.is_null())
+        .count()
+        .get_result(conn)
+}
+
 pub(crate) fn subscriptions(conn: &mut Conn) -> QueryResult<Vec<SubscriptionRow>> {
     de_subscriptions::table
         .select(SubscriptionRow::as_select())
@@ -604,9 +646,13 @@ pub(crate) fn waiting(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<Wai
         .load(conn)
 }
 
-/// Positions that wait for an attempt of any subscription.
-pub(crate) fn waiting_positions(conn: &mut Conn) -> QueryResult<Vec<i64>> {
-    de_waiting::table.select(de_waiting::position).load(conn)
+/// Positions that wait for an attempt, of one subscription or of any.
+pub(crate) fn waiting_positions(conn: &mut Conn, of: Option<i64>) -> QueryResult<Vec<i64>> {
+    let mut waiting = de_waiting::table.select(de_waiting::position).into_boxed();
+    if let Some(id) = of {
+        waiting = waiting.filter(de_waiting::subscription_id.eq(id));
+    }
+    waiting.load(conn)
 }
 
 pub(crate) fn delete_waiting(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
@@ -638,17 +684,21 @@ pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<Blo
         .load(conn)
 }
 
-/// Positions that wait behind another one for any subscription.
-pub(crate) fn blocked_positions(conn: &mut Conn) -> QueryResult<Vec<i64>> {
+/// Positions that wait behind another one, for one subscription or for any.
+pub(crate) fn blocked_positions(conn: &mut Conn, of: Option<i64>) -> QueryResult<Vec<i64>> {
     let behind = found_events::aggregate_key
         .eq(de_blocked::aggregate_key.nullable())
         .and(found_events::version.ge(de_blocked::from_version.nullable()))
         // The version may be an earlier one, where the first that waits is not known.
         .and(found_events::position.ge(de_blocked::from_position));
-    de_blocked::table
+    let mut positions = de_blocked::table
         .inner_join(found_events::table.on(behind))
         .select(found_events::position)
-        .load(conn)
+        .into_boxed();
+    if let Some(id) = of {
+        positions = positions.filter(de_blocked::subscription_id.eq(id));
+    }
+    positions.load(conn)
 }
 
 pub(crate) fn delete_blocked(

@@ -2,16 +2,16 @@
 
 use diesel::QueryResult;
 use domain_events::{
-    AggregateRef, BlockedAggregate, EventId, PauseReason, Position, Progress, Promise,
-    Registration, RegistrationDone, RunState, StartFrom, StartedDelivery, StoreError,
-    SubscriptionId, SubscriptionState, Timestamp, Version, WaitingDelivery,
+    AggregateRef, BlockedAggregate, EventId, Position, Progress, Promise, Registration,
+    RegistrationDone, RunState, StartFrom, StartedDelivery, StoreError, SubscriptionId,
+    SubscriptionState, Timestamp, Version, WaitingDelivery,
 };
 
 use crate::{
     failure, positions,
     queries::{self, BlockedRow, SubscriptionRow, WaitingRow},
     rows::unsigned,
-    session::{broken, count},
+    session::{broken, count, pause_reason},
     transaction::Transaction,
     writer::{Fault, Request},
 };
@@ -104,11 +104,13 @@ fn register(
     if let Some(row) = queries::subscription(&mut tx.session.conn, name)? {
         return state(tx, &row);
     }
-    let through = match registration.start_from {
-        StartFrom::Now => tx.head(),
-        StartFrom::Beginning => Position::ZERO,
-        StartFrom::After(position) => position,
-    };
+    for former in &registration.former_names {
+        if let Some(row) = queries::subscription(&mut tx.session.conn, former)? {
+            queries::rename_subscription(&mut tx.session.conn, row.subscription_id, name)?;
+            return state(tx, &row);
+        }
+    }
+    let through = through(registration.start_from, tx.head());
     let id = queries::insert_subscription(&mut tx.session.conn, name, through)?;
     Ok(SubscriptionState {
         id: SubscriptionId::new(id),
@@ -121,6 +123,15 @@ fn register(
         started: Vec::new(),
         paused: None,
     })
+}
+
+/// The last position that a subscription which starts there is not to have.
+pub(crate) fn through(start: StartFrom, head: Position) -> Position {
+    match start {
+        StartFrom::Now => head,
+        StartFrom::Beginning => Position::ZERO,
+        StartFrom::After(position) => position,
+    }
 }
 
 fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<SubscriptionState> {
@@ -147,7 +158,7 @@ fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<Subscri
             .map(|row| blocked_aggregate(tx, row))
             .collect::<QueryResult<_>>()?,
         started: started.into_iter().map(started_delivery).collect(),
-        paused: row.paused.as_deref().map(paused).transpose()?,
+        paused: row.paused.as_deref().map(pause_reason).transpose()?,
     })
 }
 
@@ -182,10 +193,6 @@ fn started_delivery((position, unclean_ends): (i64, i64)) -> StartedDelivery {
         position: place(position),
         unclean_ends: count(unclean_ends),
     }
-}
-
-fn paused(why: &str) -> QueryResult<PauseReason> {
-    PauseReason::parse(why).ok_or_else(|| broken("a pause without a known reason"))
 }
 
 fn aggregate(tx: &mut Transaction<'_>, key: i64) -> QueryResult<AggregateRef> {

@@ -7,7 +7,7 @@ use domain_events::{CorrelationId, EventQuery, Position, Timestamp};
 
 use crate::{
     history, positions,
-    queries::{self, Span},
+    queries::{self, Span, SubscriptionRow},
     rows::{FoundRow, signed},
     session::{Session, broken},
 };
@@ -177,8 +177,18 @@ fn span_of_chain(conn: &mut SqliteConnection, id: CorrelationId) -> QueryResult<
 
 impl Unfinished {
     fn read(session: &mut Session) -> QueryResult<Self> {
+        let rows = queries::subscriptions(&mut session.conn)?;
+        Self::of(session, &rows, None)
+    }
+
+    /// What some of the subscriptions have not finished; `only` is the number of the one, where it is
+    /// one.
+    pub(crate) fn of(
+        session: &mut Session,
+        rows: &[SubscriptionRow],
+        only: Option<i64>,
+    ) -> QueryResult<Self> {
         let conn = &mut session.conn;
-        let rows = queries::subscriptions(conn)?;
         let after = rows.iter().map(|row| row.through).min();
         let after = after.unwrap_or(i64::MAX);
         let mut before = BTreeSet::new();
@@ -187,8 +197,8 @@ impl Unfinished {
             let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
             before.extend(unfinished.iter().map(|position| signed(position.get())));
         }
-        before.extend(queries::waiting_positions(conn)?);
-        before.extend(queries::blocked_positions(conn)?);
+        before.extend(queries::waiting_positions(conn, only)?);
+        before.extend(queries::blocked_positions(conn, only)?);
         // What a subscription waits for may not be in the log yet.
         let last = after.min(queries::head(conn)?);
         before.retain(|&position| position <= last);
@@ -206,7 +216,7 @@ impl Unfinished {
         Ok(page)
     }
 
-    fn span(&self, session: &mut Session) -> QueryResult<Span> {
+    pub(crate) fn span(&self, session: &mut Session) -> QueryResult<Span> {
         let after = self.after.saturating_add(1)..=i64::MAX;
         let (count, first, last) = match self.after {
             i64::MAX => (0, None, None),

@@ -1,6 +1,6 @@
 //! A connection with the names it has read, and the questions it answers.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, slice, sync::Arc};
 
 use diesel::{
     QueryResult, SqliteConnection,
@@ -8,14 +8,15 @@ use diesel::{
 };
 use domain_events::{
     DeadLetter, DeadLetterGroup, DeadLetterQuery, DeadLetterReason, EventEnvelope, EventId,
-    EventQuery, EventSummary, Position, Recorded, StoreStatistics, Timestamp, Version,
+    EventQuery, EventSummary, PauseReason, Position, Recorded, StoreStatistics, StoredSubscription,
+    Timestamp, Version,
 };
 
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow, GroupRow, LetterFilter},
     rows::{Page, unsigned},
-    selection::Selection,
+    selection::{Selection, Unfinished},
 };
 
 /// A connection with the names it has read.
@@ -136,6 +137,26 @@ impl Session {
         Ok(by_type)
     }
 
+    /// What is kept of every subscription.
+    pub(crate) fn subscriptions(&mut self) -> QueryResult<Vec<StoredSubscription>> {
+        let rows = queries::named_subscriptions(&mut self.conn)?;
+        let mut stored = Vec::with_capacity(rows.len());
+        for (row, name) in rows {
+            let id = row.subscription_id;
+            let unfinished = Unfinished::of(self, slice::from_ref(&row), Some(id))?;
+            let (lag, ..) = unfinished.span(self)?;
+            let paused = row.paused.as_deref().map(pause_reason).transpose()?;
+            stored.push(StoredSubscription {
+                name: name.into(),
+                through: Position::new(unsigned(row.through)),
+                lag: unsigned(lag),
+                dead: unsigned(queries::count_dead_letters(&mut self.conn, id)?),
+                paused,
+            });
+        }
+        Ok(stored)
+    }
+
     pub(crate) fn dead_letters(
         &mut self,
         query: &DeadLetterQuery,
@@ -207,6 +228,11 @@ impl Session {
             dead_at: Timestamp::from_micros(row.dead_at),
         })
     }
+}
+
+/// Why a subscription is paused, as stored.
+pub(crate) fn pause_reason(why: &str) -> QueryResult<PauseReason> {
+    PauseReason::parse(why).ok_or_else(|| broken("a pause without a known reason"))
 }
 
 /// A number of attempts, as stored.

@@ -69,6 +69,10 @@ impl<'a> Transaction<'a> {
         Ok(found)
     }
 
+    pub(crate) fn forget_subscription(&mut self, id: SubscriptionId) {
+        self.known.subscriptions.remove(&id);
+    }
+
     /// Appends an event at the next position, and as the next of its aggregate.
     pub(crate) fn append(
         &mut self,

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use domain_events::{
     BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId, Health,
-    LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt, StopError, StopReport,
-    StoreError, SubscribeError, Subscription, SubscriptionGuard, WaitError,
+    LetterError, NewEvent, PlaceError, ProcessingOutcome, PublishError, Receipt, StartFrom,
+    StopError, StopReport, StoreError, StoredSubscription, SubscribeError, Subscription,
+    SubscriptionGuard, WaitError,
 };
 use event_bus_core::InMemoryEventBus;
 use event_store_diesel::SqliteEventStore;
@@ -125,6 +126,30 @@ impl EventSystem {
         self.bus.wait_idle().await
     }
 
+    /// Has a subscription begin anew at another place of the log, as to build a projection again (D8).
+    ///
+    /// # Errors
+    /// As [`EventBus::reset`].
+    pub async fn reset(&self, name: &str, start: StartFrom) -> Result<(), PlaceError> {
+        self.bus.reset(name, start).await
+    }
+
+    /// Removes what the store keeps of a subscription that nobody is subscribed by (D8).
+    ///
+    /// # Errors
+    /// As [`EventBus::forget`].
+    pub async fn forget(&self, name: &str) -> Result<(), PlaceError> {
+        self.bus.forget(name).await
+    }
+
+    /// What the store keeps of every subscription, also of those that nobody is subscribed by (D8).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.bus.stored_subscriptions().await
+    }
+
     /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
     ///
     /// # Errors
@@ -152,7 +177,7 @@ impl EventSystem {
     /// on after it.
     ///
     /// # Errors
-    /// When there is no such dead letter; and always, as yet, on a durable system.
+    /// When there is no such dead letter, or the store could not be read.
     pub async fn replay(&self, subscription: &str, event: EventId) -> Result<(), LetterError> {
         self.bus.replay(subscription, event).await
     }
@@ -160,7 +185,7 @@ impl EventSystem {
     /// Replays all dead letters that `query` means, oldest first. Returns how many.
     ///
     /// # Errors
-    /// When one cannot be replayed: then none is; and always, as yet, on a durable system.
+    /// When one cannot be replayed: then none is; or the store could not be read.
     pub async fn replay_all(&self, query: &DeadLetterQuery) -> Result<usize, LetterError> {
         self.bus.replay_all(query).await
     }
@@ -168,7 +193,7 @@ impl EventSystem {
     /// Gives a dead letter up for good (F6); what is parked behind it goes on.
     ///
     /// # Errors
-    /// When there is no such dead letter; and always, as yet, on a durable system.
+    /// When there is no such dead letter, or the store could not be read.
     pub async fn discard(
         &self,
         subscription: &str,
@@ -181,7 +206,7 @@ impl EventSystem {
     /// Discards all dead letters that `query` means. Returns how many.
     ///
     /// # Errors
-    /// Always, as yet, on a durable system.
+    /// When the store could not be read.
     pub async fn discard_all(
         &self,
         query: &DeadLetterQuery,

@@ -11,7 +11,7 @@ use std::{
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
+    Registration, RegistrationDone, RunState, StoreError, StoreStatistics, StoredSubscription,
 };
 use tokio::runtime::Handle;
 
@@ -232,6 +232,13 @@ impl DeliveryStore for MemoryStore {
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let state = lock(&self.shared);
         Ok(state.deliveries.dead_letters(query, limit))
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        let State {
+            log, deliveries, ..
+        } = &*lock(&self.shared);
+        Ok(deliveries.subscriptions(log))
     }
 
     async fn dead_letter_groups(

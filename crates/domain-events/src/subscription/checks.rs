@@ -14,6 +14,13 @@ impl Subscription {
     /// another type has.
     pub fn check(&self, registry: &mut EventRegistry) -> Result<(), RegistryError> {
         check_name("subscription.name", &self.name)?;
+        for former in &self.former_names {
+            check_name("subscription.formerly", former)?;
+            if *former == self.name {
+                let allowed = "another name than the present one";
+                return Err(ConfigError::new("subscription.formerly", former, allowed).into());
+            }
+        }
         self.retry.check()?;
         if self.timeout.is_zero() {
             return Err(ConfigError::new("subscription.timeout", "0 s", "more than 0").into());

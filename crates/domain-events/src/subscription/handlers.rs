@@ -157,6 +157,7 @@ impl Subscription {
             linger: None,
             timeout: Duration::from_secs(30),
             start_from: StartFrom::Now,
+            former_names: Vec::new(),
         }
     }
 }

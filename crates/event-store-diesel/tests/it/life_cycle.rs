@@ -14,7 +14,11 @@ use crate::support::{PATIENCE, folder, in_memory, open, submit};
 fn registrations() -> Vec<Registration> {
     let name = "one".into();
     let start_from = StartFrom::Beginning;
-    vec![Registration { name, start_from }]
+    vec![Registration {
+        name,
+        former_names: Vec::new(),
+        start_from,
+    }]
 }
 
 #[tokio::test]

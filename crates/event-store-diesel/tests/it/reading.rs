@@ -83,7 +83,11 @@ async fn r4_no_page_leaves_a_cursor_open() {
     let (store, folder) = fresh();
     let name = "one".into();
     let start_from = StartFrom::Beginning;
-    let registration = Registration { name, start_from };
+    let registration = Registration {
+        name,
+        former_names: Vec::new(),
+        start_from,
+    };
     store.begin_run(vec![registration]).await.unwrap();
     let root = EventId::new();
     append_all(&*store, [noted("a", "").id(root)]).await;

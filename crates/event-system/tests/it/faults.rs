@@ -17,7 +17,7 @@ use domain_events::{
     Event, EventBus, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, ExpectedVersion,
     HandlerContext, HandlerError, NewEvent, Position, Priority, Progress, PublishError, Receipt,
     Registration, RegistrationDone, RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind,
-    StoreStatistics, Subscription, SubscriptionState, Version,
+    StoreStatistics, StoredSubscription, Subscription, SubscriptionState, Version,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -172,6 +172,7 @@ impl Faulty {
 
 fn registration(name: &str) -> Registration {
     Registration {
+        former_names: Vec::new(),
         name: name.into(),
         start_from: StartFrom::Beginning,
     }
@@ -275,6 +276,10 @@ impl DeliveryStore for Faulty {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.inner.subscriptions().await
     }
 
     async fn dead_letter_groups(

@@ -3,6 +3,7 @@
 mod conformance;
 mod faults;
 mod letters;
+mod places;
 mod recovery;
 mod system;
 mod trading_demo;

@@ -12,6 +12,7 @@ use super::{Store, append_all, batch, notebook, noted};
 
 fn registration(name: &str, start_from: StartFrom) -> Registration {
     Registration {
+        former_names: Vec::new(),
         name: name.into(),
         start_from,
     }

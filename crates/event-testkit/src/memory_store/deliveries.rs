@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use domain_events::{
     BlockedAggregate, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange,
     DeliveryChanges, PauseReason, Position, Progress, Registration, RunState, StartFrom,
-    StartedDelivery, StoreError, StoreErrorKind, SubscriptionId, SubscriptionState,
-    WaitingDelivery,
+    StartedDelivery, StoreError, StoreErrorKind, StoredSubscription, SubscriptionId,
+    SubscriptionState, WaitingDelivery,
 };
 
 use super::log::{Log, Row};
@@ -61,6 +61,17 @@ impl Subscription {
         }
     }
 
+    fn has_unfinished(&self, row: &Row) -> bool {
+        let position = row.recorded.position;
+        position > self.progress.through
+            || self.progress.unfinished.contains(&position)
+            || self.waiting.contains_key(&position)
+            || self
+                .blocked
+                .iter()
+                .any(|blocked| blocked.aggregate == row.aggregate && blocked.from <= position)
+    }
+
     /// Notes an end of the run before this one.
     fn run_ended(&mut self, cleanly: bool) {
         if cleanly {
@@ -73,15 +84,8 @@ impl Subscription {
 impl Deliveries {
     /// Whether some subscription has not finished an event.
     pub(super) fn has_unfinished(&self, row: &Row) -> bool {
-        let position = row.recorded.position;
-        self.subscriptions.iter().any(|it| {
-            position > it.progress.through
-                || it.progress.unfinished.contains(&position)
-                || it.waiting.contains_key(&position)
-                || it.blocked.iter().any(|blocked| {
-                    blocked.aggregate == row.aggregate && blocked.version <= row.recorded.version
-                })
-        })
+        let mut known = self.subscriptions.iter().filter(|it| !it.name.is_empty());
+        known.any(|it| it.has_unfinished(row))
     }
 
     pub(super) fn begin_run(&mut self, registrations: &[Registration], head: Position) -> RunState {
@@ -104,17 +108,50 @@ impl Deliveries {
     ) -> SubscriptionState {
         let named = |it: &Subscription| it.name == registration.name;
         let index = self.subscriptions.iter().position(named);
+        let index = index.or_else(|| self.rename(registration));
         let index = index.unwrap_or_else(|| {
-            let through = match registration.start_from {
-                StartFrom::Now => head,
-                StartFrom::Beginning => Position::ZERO,
-                StartFrom::After(position) => position,
-            };
+            let through = place(registration.start_from, head);
             self.subscriptions
                 .push(Subscription::new(&registration.name, through));
             self.subscriptions.len() - 1
         });
         self.subscriptions[index].state(index)
+    }
+
+    /// Gives the name to the first that is known by a former one.
+    fn rename(&mut self, registration: &Registration) -> Option<usize> {
+        let mut former = registration.former_names.iter();
+        let index = former.find_map(|name| self.named(name))?;
+        let known = &mut self.subscriptions[index];
+        let former = std::mem::replace(&mut known.name, Arc::clone(&registration.name));
+        let own = self.dead_letters.iter_mut();
+        for letter in own.filter(|letter| letter.subscription == former) {
+            letter.subscription = Arc::clone(&registration.name);
+        }
+        Some(index)
+    }
+
+    fn named(&self, name: &str) -> Option<usize> {
+        self.subscriptions.iter().position(|it| &*it.name == name)
+    }
+
+    pub(super) fn subscriptions(&self, log: &Log) -> Vec<StoredSubscription> {
+        let stored = |it: &Subscription| {
+            let rows = log.after(Position::ZERO);
+            let unfinished = rows.filter(|row| it.has_unfinished(row));
+            let letters = self.dead_letters.iter();
+            StoredSubscription {
+                name: Arc::clone(&it.name),
+                through: it.progress.through,
+                lag: unfinished.count() as u64,
+                dead: letters
+                    .filter(|letter| letter.subscription == it.name)
+                    .count() as u64,
+                paused: it.paused,
+            }
+        };
+        let known = self.subscriptions.iter().filter(|it| !it.name.is_empty());
+        known.map(stored).collect()
     }
 
     pub(super) fn dead_letters(&self, query: &DeadLetterQuery, limit: usize) -> Vec<DeadLetter> {
@@ -134,13 +171,18 @@ impl Deliveries {
             self.check(change, log)
                 .map_err(|what| StoreError::new(StoreErrorKind::Other, what))?;
         }
-        changes.into_iter().for_each(|change| self.make(change));
+        changes
+            .into_iter()
+            .for_each(|change| self.make(change, log.head()));
         Ok(())
     }
 
     fn check(&self, change: &DeliveryChange, log: &Log) -> Result<(), &'static str> {
         let (id, fault) = match change {
-            DeliveryChange::RunEnded | DeliveryChange::Discarded { .. } => return Ok(()),
+            DeliveryChange::RunEnded
+            | DeliveryChange::Discarded { .. }
+            | DeliveryChange::Reset(..)
+            | DeliveryChange::Forgotten(_) => return Ok(()),
             DeliveryChange::Progressed(id, progress) => (id, !makes_sense(progress)),
             DeliveryChange::Waiting(id, delivery) => (id, !log.knows(&delivery.aggregate)),
             DeliveryChange::Blocked(id, blocked) => (id, !log.knows(&blocked.aggregate)),
@@ -167,7 +209,7 @@ impl Deliveries {
         }
     }
 
-    fn make(&mut self, change: DeliveryChange) {
+    fn make(&mut self, change: DeliveryChange, head: Position) {
         match change {
             DeliveryChange::Progressed(id, progress) => self.of(id).progress = progress,
             DeliveryChange::Waiting(id, delivery) => {
@@ -208,6 +250,25 @@ impl Deliveries {
             } => {
                 self.dig_up(&subscription, position);
             }
+            DeliveryChange::Reset(name, start) => {
+                if let Some(index) = self.named(&name) {
+                    let through = place(start, head);
+                    let paused = self.subscriptions[index].paused;
+                    let anew = Subscription::new(&name, through);
+                    self.subscriptions[index] = Subscription { paused, ..anew };
+                    self.dead_letters.retain(|letter| {
+                        letter.subscription != name || letter.position() <= Some(through)
+                    });
+                }
+            }
+            DeliveryChange::Forgotten(name) => {
+                if let Some(index) = self.named(&name) {
+                    // Numbers stay those of their places.
+                    self.subscriptions[index] = Subscription::new(&"".into(), head);
+                    self.dead_letters
+                        .retain(|letter| letter.subscription != name);
+                }
+            }
             DeliveryChange::RunEnded => self.is_running = false,
             _ => {}
         }
@@ -242,6 +303,15 @@ impl Deliveries {
     /// A subscription whose number was checked.
     fn of(&mut self, id: SubscriptionId) -> &mut Subscription {
         &mut self.subscriptions[index(id)]
+    }
+}
+
+/// The last position that a subscription which starts there is not to have.
+fn place(start: StartFrom, head: Position) -> Position {
+    match start {
+        StartFrom::Now => head,
+        StartFrom::Beginning => Position::ZERO,
+        StartFrom::After(position) => position,
     }
 }
 

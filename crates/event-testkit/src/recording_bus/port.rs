@@ -8,8 +8,9 @@ use std::{
 use async_trait::async_trait;
 use domain_events::{
     BoxFuture, BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId,
-    HandlerPublisher, LetterError, NewEvent, ProcessingOutcome, PublishError, Receipt, StartError,
-    StopError, StopReport, StoreError, SubscribeError, Subscription, SubscriptionGuard, WaitError,
+    HandlerPublisher, LetterError, NewEvent, PlaceError, ProcessingOutcome, PublishError, Receipt,
+    StartError, StartFrom, StopError, StopReport, StoreError, StoredSubscription, SubscribeError,
+    Subscription, SubscriptionGuard, WaitError,
 };
 
 use super::{RecordingBus, lock};
@@ -80,6 +81,18 @@ impl EventBus for RecordingBus {
 
     async fn resume(&self, name: &str) -> bool {
         self.lock().names.set_paused(name, false)
+    }
+
+    async fn reset(&self, _: &str, _: StartFrom) -> Result<(), PlaceError> {
+        Err(PlaceError::WithoutStore)
+    }
+
+    async fn forget(&self, _: &str) -> Result<(), PlaceError> {
+        Err(PlaceError::WithoutStore)
+    }
+
+    async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn dead_letters(

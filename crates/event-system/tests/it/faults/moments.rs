@@ -1,6 +1,6 @@
 //! Who comes, goes and is dropped at awkward moments of a bus over a store.
 
-use domain_events::{DeadLetterGroup, DeadLetterQuery, StopReport};
+use domain_events::{DeadLetterGroup, DeadLetterQuery, StopReport, StoredSubscription};
 
 use super::*;
 
@@ -214,6 +214,10 @@ impl DeliveryStore for Held {
         self.inner.dead_letters(query, limit).await
     }
 
+    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.inner.subscriptions().await
+    }
+
     async fn dead_letter_groups(
         &self,
         query: &DeadLetterQuery,
@@ -321,6 +325,10 @@ impl DeliveryStore for Slow {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.inner.subscriptions().await
     }
 
     async fn dead_letter_groups(
