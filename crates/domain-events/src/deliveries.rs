@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     AggregateRef, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventId, PauseReason, Position,
-    StartFrom, StoreError, Timestamp, Version,
+    ProcessingOutcome, StartFrom, StoreError, Timestamp, Version,
 };
 
 /// A subscription's number in one store.
@@ -174,6 +174,13 @@ pub enum DeliveryChange {
     Reset(Arc<str>, StartFrom),
     /// A subscription, by its name, is forgotten, its dead letters too (D8).
     Forgotten(Arc<str>),
+    /// Attempts for the processing log, of which the latest `keep` stay.
+    Processed {
+        /// The attempts, in the order in which they ended.
+        attempts: Vec<ProcessingOutcome>,
+        /// How many attempts the log keeps.
+        keep: usize,
+    },
     /// The run ends cleanly.
     RunEnded,
 }
@@ -215,6 +222,17 @@ pub trait DeliveryStore: Send + Sync {
         query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Up to `limit` of the attempts in the processing log, of one subscription or of all, the latest
+    /// first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError>;
 
     /// What is kept of every subscription, in the order in which they became known.
     ///

@@ -38,6 +38,27 @@ pub enum AttemptResult {
 }
 
 impl AttemptResult {
+    /// The result as stored: what it is, and the text that goes with it.
+    pub fn to_stored(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Handled => ("handled", None),
+            Self::Skipped(reason) => ("skipped", reason.as_deref()),
+            Self::Failed(error) => ("failed", Some(error)),
+            Self::Unreadable(error) => ("unreadable", Some(error)),
+        }
+    }
+
+    /// The result that is stored so.
+    pub fn from_stored(result: &str, note: Option<String>) -> Option<Self> {
+        match result {
+            "handled" => Some(Self::Handled),
+            "skipped" => Some(Self::Skipped(note)),
+            "failed" => Some(Self::Failed(note.unwrap_or_default())),
+            "unreadable" => Some(Self::Unreadable(note.unwrap_or_default())),
+            _ => None,
+        }
+    }
+
     /// Whether nothing more is to be done for the delivery.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Handled | Self::Skipped(_))

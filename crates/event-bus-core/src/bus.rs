@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, Stores, discard},
     inside, lifecycle,
     lifecycle::Phase,
-    pausing, places,
+    pausing, places, progress,
     publish::publish,
     settling, statistics, stopping, stored_letters,
     waiting::NoRoom,
@@ -310,7 +310,11 @@ impl EventBus for InMemoryEventBus {
         subscription: Option<&str>,
         limit: usize,
     ) -> Result<Vec<ProcessingOutcome>, StoreError> {
-        Ok(self.engine.processing.list(subscription, limit))
+        let Some(stores) = &self.engine.stores else {
+            return Ok(self.engine.processing.list(subscription, limit));
+        };
+        progress::all_committed(&self.engine).await;
+        stores.deliveries.processing_log(subscription, limit).await
     }
 
     async fn wait_idle(&self) -> Result<(), WaitError> {

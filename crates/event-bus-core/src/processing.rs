@@ -1,8 +1,8 @@
-//! The processing log of a bus: its latest attempts, in memory.
+//! The processing log of a bus: its latest attempts, in memory; durable, those that go to the store next.
 
 use std::collections::VecDeque;
 
-use domain_events::{ProcessingLog, ProcessingOutcome};
+use domain_events::{DeliveryChange, ProcessingLog, ProcessingOutcome};
 
 use crate::sync::{Mutex, lock};
 
@@ -38,6 +38,21 @@ impl Processing {
         kept.push_back(outcome);
         drop(kept);
         drop(oldest);
+    }
+
+    /// Takes out all there are, to be stored; and how many of them all the log is to keep.
+    pub(crate) fn take(&self) -> Option<DeliveryChange> {
+        let attempts: Vec<_> = std::mem::take(&mut *lock(&self.kept)).into();
+        let keep = self.limit;
+        (!attempts.is_empty()).then_some(DeliveryChange::Processed { attempts, keep })
+    }
+
+    /// Puts back what was not stored, before what has come since; the oldest go where that is too much.
+    pub(crate) fn put_back(&self, attempts: Vec<ProcessingOutcome>) {
+        let mut kept = lock(&self.kept);
+        let room = self.limit.saturating_sub(kept.len());
+        let latest = attempts.into_iter().rev().take(room);
+        latest.for_each(|attempt| kept.push_front(attempt));
     }
 
     /// Up to `limit` of them, of one subscription or of all, the latest first.

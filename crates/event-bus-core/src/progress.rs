@@ -41,6 +41,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
         match saved {
             Ok(()) => note_committed(&engine, std::mem::take(&mut batch)),
             Err(ref error) if !closing => {
+                batch.keep_out(&engine);
                 say!(error, "progress not saved", "again.in.ms" = AFTER_FAULT.as_millis(); error);
                 let _ = timeout(AFTER_FAULT, engine.lifecycle.closing()).await;
                 engine.unsaved.notify_one();
@@ -68,8 +69,22 @@ impl Batch {
         };
         self.changes.retain(|old| !renewed(old));
         self.changes.extend(changes);
+        self.changes.extend(engine.processing.take());
         self.retries.extend(retries);
         Some(())
+    }
+}
+
+impl Batch {
+    /// Puts attempts back into the bounded log while the store is at fault.
+    fn keep_out(&mut self, engine: &Engine) {
+        let is_log =
+            |change: &mut DeliveryChange| matches!(change, DeliveryChange::Processed { .. });
+        for change in self.changes.extract_if(.., is_log) {
+            if let DeliveryChange::Processed { attempts, .. } = change {
+                engine.processing.put_back(attempts);
+            }
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 use diesel::{QueryResult, result::Error};
 use domain_events::{
     AggregateRef, BlockedAggregate, ChangesDone, DeadLetter, DeliveryChange, DeliveryChanges,
-    PauseReason, Position, Progress, StoreError, StoreErrorKind, SubscriptionId, Timestamp,
-    WaitingDelivery,
+    PauseReason, Position, ProcessingOutcome, Progress, StoreError, StoreErrorKind, SubscriptionId,
+    Timestamp, WaitingDelivery,
 };
 
 use crate::{
     positions,
-    queries::{self, BlockedRow, NewDeadLetter, Settlement, WaitingRow},
+    queries::{self, BlockedRow, NewDeadLetter, ProcessingRow, Settlement, WaitingRow},
     registrations::through,
     rows::signed,
     transaction::Transaction,
@@ -83,6 +83,7 @@ enum Step<'a> {
     Discard(&'a str, Position, &'a str),
     Reset(&'a str, Position),
     Forget(&'a str),
+    Log(Vec<ProcessingRow>, usize),
     EndRun,
     Nothing,
 }
@@ -118,6 +119,9 @@ fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step
         } => Step::Discard(subscription, *position, reason),
         DeliveryChange::Reset(name, start) => Step::Reset(name, through(*start, tx.head())),
         DeliveryChange::Forgotten(name) => Step::Forget(name),
+        DeliveryChange::Processed { attempts, keep } => {
+            Step::Log(attempts.iter().map(processing_row).collect(), *keep)
+        }
         DeliveryChange::RunEnded => Step::EndRun,
         _ => return Err(Stop::Refused("a change that this store does not know")),
     })
@@ -251,6 +255,12 @@ impl Step<'_> {
                 }
                 None => 0,
             },
+            Self::Log(rows, keep) => {
+                for row in &rows {
+                    queries::insert_processing(conn, row)?;
+                }
+                queries::keep_processing(conn, i64::try_from(keep).unwrap_or(i64::MAX))?
+            }
             Self::EndRun => match queries::last_run(conn)? {
                 Some((run, None)) => queries::end_run(conn, run, Timestamp::now().as_micros())?,
                 _ => 0,
@@ -258,6 +268,20 @@ impl Step<'_> {
             Self::Nothing => 0,
         };
         Ok(())
+    }
+}
+
+fn processing_row(attempt: &ProcessingOutcome) -> ProcessingRow {
+    let (result, note) = attempt.result.to_stored();
+    ProcessingRow {
+        subscription: attempt.subscription.to_string(),
+        event_id: attempt.event_id.as_bytes().to_vec(),
+        position: signed(attempt.position.unwrap_or_default().get()),
+        attempt: i64::from(attempt.attempt),
+        result: result.to_owned(),
+        note: note.map(str::to_owned),
+        ended_at: attempt.ended_at.as_micros(),
+        took: i64::try_from(attempt.took.as_micros()).unwrap_or(i64::MAX),
     }
 }
 

@@ -9,7 +9,7 @@ use domain_events::StoreError;
 use crate::failure;
 
 /// The newest format of the tables that this program knows.
-pub(crate) const FORMAT: i64 = 2;
+pub(crate) const FORMAT: i64 = 3;
 
 #[cfg(not(migrations_elsewhere))]
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");

@@ -5,8 +5,8 @@ use diesel::QueryResult;
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    Registration, RegistrationDone, RunState, StoreError, StoreStatistics, StoredSubscription,
-    promise,
+    ProcessingOutcome, Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
+    StoredSubscription, promise,
 };
 
 use crate::{
@@ -94,6 +94,18 @@ impl DeliveryStore for SqliteEventStore {
         let query = query.clone();
         self.ask("the dead letters were not read", move |session| {
             session.dead_letters(&query, limit)
+        })
+        .await
+    }
+
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        let subscription = subscription.map(str::to_owned);
+        self.ask("the processing log was not read", move |session| {
+            session.processing_log(subscription.as_deref(), limit)
         })
         .await
     }

@@ -19,8 +19,9 @@ use crate::{
     pending::PendingRow,
     rows::{FoundRow, signed},
     schema::{
-        de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format, de_runs,
-        de_started, de_subscriptions, de_waiting, found_events, sqlite_master, sqlite_sequence,
+        de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format,
+        de_processing, de_runs, de_started, de_subscriptions, de_waiting, found_events,
+        sqlite_master, sqlite_sequence,
     },
 };
 
@@ -891,6 +892,55 @@ impl<'a> LetterFilter<'a> {
         }
         letters
     }
+}
+
+// The processing log
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = de_processing)]
+#[diesel(treat_none_as_default_value = false)]
+pub(crate) struct ProcessingRow {
+    pub(crate) subscription: String,
+    pub(crate) event_id: Vec<u8>,
+    pub(crate) position: i64,
+    pub(crate) attempt: i64,
+    pub(crate) result: String,
+    pub(crate) note: Option<String>,
+    pub(crate) ended_at: i64,
+    pub(crate) took: i64,
+}
+
+pub(crate) fn insert_processing(conn: &mut Conn, row: &ProcessingRow) -> QueryResult<usize> {
+    diesel::insert_into(de_processing::table)
+        .values(row)
+        .execute(conn)
+}
+
+/// Deletes all but the latest rows.
+pub(crate) fn keep_processing(conn: &mut Conn, latest: i64) -> QueryResult<usize> {
+    let last = de_processing::table
+        .select(max(de_processing::processing_id))
+        .get_result::<Option<i64>>(conn)?;
+    let older = last.unwrap_or(0).saturating_sub(latest);
+    let older = de_processing::table.filter(de_processing::processing_id.le(older));
+    diesel::delete(older).execute(conn)
+}
+
+/// The latest attempts, of one subscription or of all, the last one first.
+pub(crate) fn processing(
+    conn: &mut Conn,
+    subscription: Option<&str>,
+    limit: usize,
+) -> QueryResult<Vec<ProcessingRow>> {
+    let mut rows = de_processing::table
+        .order(de_processing::processing_id.desc())
+        .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+        .select(ProcessingRow::as_select())
+        .into_boxed();
+    if let Some(name) = subscription {
+        rows = rows.filter(de_processing::subscription.eq(name));
+    }
+    rows.load(conn)
 }
 
 // Runs

@@ -123,6 +123,20 @@ table! {
 }
 
 table! {
+    de_processing (processing_id) {
+        processing_id -> BigInt,
+        subscription -> Text,
+        event_id -> Binary,
+        position -> BigInt,
+        attempt -> BigInt,
+        result -> Text,
+        note -> Nullable<Text>,
+        ended_at -> BigInt,
+        took -> BigInt,
+    }
+}
+
+table! {
     de_runs (run_id) {
         run_id -> BigInt,
         started_at -> BigInt,

@@ -1,20 +1,20 @@
 //! A connection with the names it has read, and the questions it answers.
 
-use std::{collections::BTreeMap, slice, sync::Arc};
+use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
 
 use diesel::{
     QueryResult, SqliteConnection,
     connection::{AnsiTransactionManager, TransactionManager},
 };
 use domain_events::{
-    DeadLetter, DeadLetterGroup, DeadLetterQuery, DeadLetterReason, EventEnvelope, EventId,
-    EventQuery, EventSummary, PauseReason, Position, Recorded, StoreStatistics, StoredSubscription,
-    Timestamp, Version,
+    AttemptResult, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeadLetterReason, EventEnvelope,
+    EventId, EventQuery, EventSummary, PauseReason, Position, ProcessingOutcome, Recorded,
+    StoreStatistics, StoredSubscription, Timestamp, Version,
 };
 
 use crate::{
     names::Names,
-    queries::{self, DeadLetterRow, GroupRow, LetterFilter},
+    queries::{self, DeadLetterRow, GroupRow, LetterFilter, ProcessingRow},
     rows::{Page, unsigned},
     selection::{Selection, Unfinished},
 };
@@ -137,6 +137,16 @@ impl Session {
         Ok(by_type)
     }
 
+    /// The latest attempts of the processing log.
+    pub(crate) fn processing_log(
+        &mut self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> QueryResult<Vec<ProcessingOutcome>> {
+        let rows = queries::processing(&mut self.conn, subscription, limit)?;
+        rows.into_iter().map(processing_outcome).collect()
+    }
+
     /// What is kept of every subscription.
     pub(crate) fn subscriptions(&mut self) -> QueryResult<Vec<StoredSubscription>> {
         let rows = queries::named_subscriptions(&mut self.conn)?;
@@ -228,6 +238,20 @@ impl Session {
             dead_at: Timestamp::from_micros(row.dead_at),
         })
     }
+}
+
+fn processing_outcome(row: ProcessingRow) -> QueryResult<ProcessingOutcome> {
+    let id = <[u8; 16]>::try_from(row.event_id);
+    let result = AttemptResult::from_stored(&row.result, row.note);
+    Ok(ProcessingOutcome {
+        subscription: row.subscription.into(),
+        event_id: EventId::from_bytes(id.map_err(|_| broken("an attempt without an event"))?),
+        position: Some(Position::new(unsigned(row.position))),
+        attempt: count(row.attempt),
+        result: result.ok_or_else(|| broken("an attempt without a known result"))?,
+        ended_at: Timestamp::from_micros(row.ended_at),
+        took: Duration::from_micros(unsigned(row.took)),
+    })
 }
 
 /// Why a subscription is paused, as stored.

@@ -11,7 +11,8 @@ use std::{
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    Registration, RegistrationDone, RunState, StoreError, StoreStatistics, StoredSubscription,
+    ProcessingOutcome, Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
+    StoredSubscription,
 };
 use tokio::runtime::Handle;
 
@@ -232,6 +233,15 @@ impl DeliveryStore for MemoryStore {
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let state = lock(&self.shared);
         Ok(state.deliveries.dead_letters(query, limit))
+    }
+
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        let state = lock(&self.shared);
+        Ok(state.deliveries.processing_log(subscription, limit))
     }
 
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {

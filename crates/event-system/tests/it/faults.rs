@@ -15,9 +15,10 @@ use domain_events::{
     AggregateRef, Append, AppendDone, AppendError, BlockedAggregate, ChangesDone, DeadLetter,
     DeadLetterGroup, DeadLetterQuery, DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent,
     Event, EventBus, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, ExpectedVersion,
-    HandlerContext, HandlerError, NewEvent, Position, Priority, Progress, PublishError, Receipt,
-    Registration, RegistrationDone, RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind,
-    StoreStatistics, StoredSubscription, Subscription, SubscriptionState, Version,
+    HandlerContext, HandlerError, NewEvent, Position, Priority, ProcessingOutcome, Progress,
+    PublishError, Receipt, Registration, RegistrationDone, RetryPolicy, RunState, StartFrom,
+    StoreError, StoreErrorKind, StoreStatistics, StoredSubscription, Subscription,
+    SubscriptionState, Version,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -276,6 +277,14 @@ impl DeliveryStore for Faulty {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
+    }
+
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        self.inner.processing_log(subscription, limit).await
     }
 
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {

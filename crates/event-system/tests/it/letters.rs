@@ -12,9 +12,11 @@ use std::{
 use diesel::{QueryableByName, RunQueryDsl, sql_query, sql_types::Text};
 use domain_events::{
     DeadLetterQuery, DeadLetterReason, DomainEvent, Event, EventBus, EventId, FailurePolicy,
-    HandlerContext, HandlerError, Health, LetterError, NewEvent, PauseReason, RetryPolicy,
-    StartFrom, Subscription, UpcastError,
+    HandlerContext, HandlerError, Health, LetterError, NewEvent, PauseReason, ProcessingLog,
+    RetryPolicy, StartFrom, Subscription, UpcastError,
 };
+use event_bus_core::{BusConfig, InMemoryEventBus};
+use event_store_diesel::{SqliteEventStore, SqliteOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -512,4 +514,54 @@ async fn f7_a_newer_event_pauses_its_subscription_until_the_program_knows_it() {
     assert_eq!(*seen.lock().unwrap(), [("KRW".to_owned(), 1)]);
     assert_eq!(run.bus.statistics().of("prices").unwrap().paused, None);
     run.stop().await;
+}
+
+/// The processing log is kept over runs, as far as it is to be: off, failures, everything.
+#[tokio::test]
+async fn a_processing_log_outlasts_the_run_up_to_its_bound() {
+    let kinds = [
+        (ProcessingLog::Off, vec![]),
+        (ProcessingLog::Failures, vec!["failed"; 2]),
+        (
+            ProcessingLog::Everything,
+            vec!["handled", "skipped", "handled"],
+        ),
+    ];
+    for (which, expected) in kinds {
+        let (_dir, file) = file();
+        let config = || BusConfig {
+            processing_log: which,
+            processing_log_entries: 3,
+            ..BusConfig::default()
+        };
+        let journal = Journal::default();
+        let answers = subscription("answers", &journal, |event: &Counted, attempt| {
+            match (event.number, attempt) {
+                (0 | 2, 1) => Err(HandlerError::retry_after(Duration::ZERO, "not yet")),
+                (3, _) => Err(HandlerError::skip("not needed")),
+                _ => Ok(()),
+            }
+        });
+        let store = Arc::new(SqliteEventStore::open(&file, SqliteOptions::default()).unwrap());
+        let bus = InMemoryEventBus::with_store(config(), Arc::clone(&store)).unwrap();
+        bus.subscribe(answers).await.unwrap();
+        bus.start().await.unwrap();
+        for number in [0, 1, 2, 3, 4] {
+            bus.publish(counted("a", number)).await.unwrap();
+            soon(bus.wait_idle()).await.unwrap();
+        }
+        bus.stop(Duration::from_secs(5)).await.unwrap();
+        soon(store.close()).await;
+        let store = Arc::new(SqliteEventStore::open(&file, SqliteOptions::default()).unwrap());
+        let bus = InMemoryEventBus::with_store(config(), Arc::clone(&store)).unwrap();
+        let log = bus.processing_log(Some("answers"), 10).await.unwrap();
+        let results: Vec<_> = log.iter().map(|it| it.result.to_stored().0).collect();
+        assert_eq!(results, expected, "{which:?}");
+        assert!(
+            log.iter()
+                .all(|it| it.position.is_some() && it.attempt >= 1)
+        );
+        assert_eq!(bus.processing_log(Some("other"), 10).await.unwrap(), []);
+        soon(store.close()).await;
+    }
 }

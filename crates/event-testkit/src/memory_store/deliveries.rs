@@ -1,11 +1,14 @@
 //! The delivery state of a store in memory.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use domain_events::{
     BlockedAggregate, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange,
-    DeliveryChanges, PauseReason, Position, Progress, Registration, RunState, StartFrom,
-    StartedDelivery, StoreError, StoreErrorKind, StoredSubscription, SubscriptionId,
+    DeliveryChanges, PauseReason, Position, ProcessingOutcome, Progress, Registration, RunState,
+    StartFrom, StartedDelivery, StoreError, StoreErrorKind, StoredSubscription, SubscriptionId,
     SubscriptionState, WaitingDelivery,
 };
 
@@ -16,6 +19,7 @@ use super::log::{Log, Row};
 pub(super) struct Deliveries {
     subscriptions: Vec<Subscription>,
     dead_letters: Vec<DeadLetter>,
+    processed: VecDeque<ProcessingOutcome>,
     /// Whether a run has begun and not ended.
     is_running: bool,
 }
@@ -160,6 +164,17 @@ impl Deliveries {
         wanted.take(limit).cloned().collect()
     }
 
+    pub(super) fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Vec<ProcessingOutcome> {
+        let of =
+            |it: &&ProcessingOutcome| subscription.is_none_or(|name| name == &*it.subscription);
+        let latest = self.processed.iter().rev().filter(of);
+        latest.take(limit).cloned().collect()
+    }
+
     pub(super) fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Vec<DeadLetterGroup> {
         let letters = self.dead_letters.iter();
         DeadLetterGroup::of(letters.filter(|letter| query.matches(letter)))
@@ -180,6 +195,7 @@ impl Deliveries {
     fn check(&self, change: &DeliveryChange, log: &Log) -> Result<(), &'static str> {
         let (id, fault) = match change {
             DeliveryChange::RunEnded
+            | DeliveryChange::Processed { .. }
             | DeliveryChange::Discarded { .. }
             | DeliveryChange::Reset(..)
             | DeliveryChange::Forgotten(_) => return Ok(()),
@@ -268,6 +284,11 @@ impl Deliveries {
                     self.dead_letters
                         .retain(|letter| letter.subscription != name);
                 }
+            }
+            DeliveryChange::Processed { attempts, keep } => {
+                self.processed.extend(attempts);
+                let more = self.processed.len().saturating_sub(keep);
+                self.processed.drain(..more);
             }
             DeliveryChange::RunEnded => self.is_running = false,
             _ => {}

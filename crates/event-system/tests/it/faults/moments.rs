@@ -1,6 +1,8 @@
 //! Who comes, goes and is dropped at awkward moments of a bus over a store.
 
-use domain_events::{DeadLetterGroup, DeadLetterQuery, StopReport, StoredSubscription};
+use domain_events::{
+    DeadLetterGroup, DeadLetterQuery, ProcessingOutcome, StopReport, StoredSubscription,
+};
 
 use super::*;
 
@@ -214,6 +216,14 @@ impl DeliveryStore for Held {
         self.inner.dead_letters(query, limit).await
     }
 
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        self.inner.processing_log(subscription, limit).await
+    }
+
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
         self.inner.subscriptions().await
     }
@@ -325,6 +335,14 @@ impl DeliveryStore for Slow {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.inner.dead_letters(query, limit).await
+    }
+
+    async fn processing_log(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
+        self.inner.processing_log(subscription, limit).await
     }
 
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
