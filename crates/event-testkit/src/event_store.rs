@@ -37,6 +37,9 @@ pub use concurrency::*;
 mod deliveries;
 pub use deliveries::*;
 
+mod settling;
+pub use settling::*;
+
 /// A store of events and of deliveries.
 pub trait Store: EventStore + DeliveryStore {}
 
@@ -104,6 +107,15 @@ macro_rules! event_store_conformance {
             f4_a_waiting_delivery_is_kept_until_it_is_finished
             f5_a_blocked_aggregate_is_kept_until_it_is_unblocked
             f6_a_dead_letter_is_kept_and_waits_no_longer
+            f5_a_pause_is_kept
+            f5_a_parked_aggregate_is_kept
+            f6_a_letter_that_is_replayed_waits
+            f6_a_discarded_letter_is_gone
+            f6_letters_are_grouped_and_found_by_event
+            d8_a_former_name_becomes_the_new_one
+            d8_every_name_is_told_with_its_lag
+            d8_a_subscription_is_reset_and_forgotten
+            a_processing_log_keeps_the_latest
             f6_dead_letters_are_listed_oldest_first
             a_change_of_an_unknown_subscription_fails_alone
             a_clean_end_is_told_from_an_unclean_one

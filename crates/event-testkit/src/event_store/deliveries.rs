@@ -213,7 +213,7 @@ pub async fn f5_a_blocked_aggregate_is_kept_until_it_is_unblocked(store: &impl S
     assert_eq!(state.blocked, [blocked("b", 2)]);
 }
 
-async fn dead(store: &impl Store, subscription: &str, position: u64) -> DeadLetter {
+pub(super) async fn dead(store: &impl Store, subscription: &str, position: u64) -> DeadLetter {
     let after = Position::new(position - 1);
     let event = store.read_log(after, 1).await.unwrap().remove(0);
     DeadLetter {

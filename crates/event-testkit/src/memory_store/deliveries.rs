@@ -49,6 +49,11 @@ impl Subscription {
         }
     }
 
+    /// Whether it was not forgotten: it has lost its name then, which none is without.
+    fn is_there(&self) -> bool {
+        !self.name.is_empty()
+    }
+
     fn state(&self, index: usize) -> SubscriptionState {
         let started = self.started.iter();
         let started = started.map(|(&position, &unclean_ends)| StartedDelivery {
@@ -88,7 +93,7 @@ impl Subscription {
 impl Deliveries {
     /// Whether some subscription has not finished an event.
     pub(super) fn has_unfinished(&self, row: &Row) -> bool {
-        let mut known = self.subscriptions.iter().filter(|it| !it.name.is_empty());
+        let mut known = self.subscriptions.iter().filter(|it| it.is_there());
         known.any(|it| it.has_unfinished(row))
     }
 
@@ -154,7 +159,7 @@ impl Deliveries {
                 paused: it.paused,
             }
         };
-        let known = self.subscriptions.iter().filter(|it| !it.name.is_empty());
+        let known = self.subscriptions.iter().filter(|it| it.is_there());
         known.map(stored).collect()
     }
 
@@ -219,7 +224,8 @@ impl Deliveries {
         if fault {
             return Err("a change that makes no sense was not saved");
         }
-        match self.subscriptions.get(index(*id)) {
+        let known = self.subscriptions.get(index(*id));
+        match known.filter(|it| it.is_there()) {
             Some(_) => Ok(()),
             None => Err("the change of an unknown subscription was not saved"),
         }
