@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    AggregateRef, ConfigError, Position, Registration, RunState, StartError, StartedDelivery,
-    StoreError, SubscribeError, Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
+    AggregateRef, Position, Registration, RunState, StartError, StartedDelivery, StoreError,
+    SubscribeError, Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
 };
 use tokio::sync::oneshot;
 
@@ -42,16 +42,6 @@ pub(crate) async fn begin(
     let begun = stores.deliveries.begin_run(registrations).await;
     let run = begun.map_err(StartError::Store)?;
     engine.step(|state, after| state.recover(engine, subscriptions, run, after));
-    Ok(())
-}
-
-/// Says what a bus with a store cannot do for a subscription.
-pub(crate) fn check_durable(subscription: &Subscription) -> Result<(), ConfigError> {
-    let only = "PerAggregate, on a bus with a store";
-    let order = subscription.order();
-    if order != domain_events::Ordering::PerAggregate {
-        return Err(ConfigError::new("subscription.ordering", order, only));
-    }
     Ok(())
 }
 
@@ -175,7 +165,9 @@ impl State {
         }
         for (id, pipeline) in self.pipelines.iter_mut() {
             let of = placed.iter().filter(|(pipeline, ..)| *pipeline == id);
-            let first = of.map(|(_, _, known)| first_unread(known)).min();
+            let first = of
+                .map(|(_, it, known)| first_unread(it.order(), known))
+                .min();
             let through = first.unwrap_or(head).min(head);
             pipeline.cursor = Some(Cursor::new(through, head, self.repeats_through));
             if id == PipelineId::SHARED {
@@ -196,7 +188,7 @@ impl State {
         after: &mut After,
     ) -> PipelineId {
         let id = self.pipeline_for(&subscription, &engine.config);
-        let unread = first_unread(&known);
+        let unread = first_unread(subscription.order(), &known);
         let shared = self.pipelines.get(PipelineId::SHARED);
         let head = shared
             .and_then(|it| it.cursor.as_ref())
@@ -232,14 +224,19 @@ impl State {
         let subscribed = self.subscribed_to(id, subscription, Some(known.id), known.started);
         subscribed.set_paused(known.paused);
         let through = known.progress.through;
-        let mut waiting: HashMap<AggregateRef, Vec<WaitingDelivery>> = HashMap::new();
-        for delivery in known.waiting {
-            let of = waiting.entry(delivery.aggregate.clone());
-            of.or_default().push(delivery);
-        }
+        let mut joined = Joined::from(known.progress);
         let Some(pipeline) = self.pipelines.get_mut(id) else {
             return;
         };
+        let mut waiting: HashMap<AggregateRef, Vec<WaitingDelivery>> = HashMap::new();
+        for delivery in known.waiting {
+            if !pipeline.leaves_to_log() {
+                joined.waiting.insert(delivery.position, delivery);
+                continue;
+            }
+            let of = waiting.entry(delivery.aggregate.clone());
+            of.or_default().push(delivery);
+        }
         for blocked in known.blocked {
             let mailbox = pipeline.mailboxes.mailbox(&blocked.aggregate);
             let behind = Behind::Log {
@@ -264,20 +261,20 @@ impl State {
             }
             pipeline.mailboxes.block(mailbox, entry);
         }
-        self.subscriptions
-            .add(subscribed, Joined::from(known.progress));
+        self.subscriptions.add(subscribed, joined);
         self.subscriptions_changed(after);
     }
 }
 
 /// The position after which a subscription has something to read.
-fn first_unread(known: &SubscriptionState) -> Position {
-    let unfinished = known
-        .progress
-        .unfinished
-        .first()
-        .map(|position| position.previous());
-    unfinished
-        .unwrap_or(known.progress.through)
-        .min(known.progress.through)
+fn first_unread(order: domain_events::Ordering, known: &SubscriptionState) -> Position {
+    // In another order than per aggregate, what waits has no block that it is read back for.
+    let in_memory = order != domain_events::Ordering::PerAggregate;
+    let waiting = known.waiting.iter().filter(|_| in_memory);
+    let waiting = waiting.map(|delivery| delivery.position);
+    let unfinished = known.progress.unfinished.iter().copied();
+    let first = unfinished.chain(waiting).min();
+    let first = first.map(|position| position.previous());
+    let through = known.progress.through;
+    first.unwrap_or(through).min(through)
 }

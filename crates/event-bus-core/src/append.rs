@@ -15,7 +15,7 @@ use crate::{
     pipeline::PipelineId,
     record::{Marks, Record},
     state::State,
-    subscriptions::Targets,
+    subscriptions::{Member, Targets},
     sync::AtomicUsize,
     waiting::Reservation,
 };
@@ -217,10 +217,15 @@ impl State {
         let cursor = pipeline.cursor.as_mut()?;
         let has_room = !targets.is_empty();
         targets.iter().for_each(|target| target.steps.matching.up());
+        let is_replay = |member: &Member| {
+            let waiting = member.joined.waiting.get(&position);
+            waiting.is_some_and(|waiting| waiting.is_replay)
+        };
         let marks = Marks {
             has_room,
             may_be_repeat: position <= cursor.repeats_through,
-            is_replay: false,
+            is_replay: !pipeline.mailboxes.is_per_aggregate()
+                && self.subscriptions.of(id).any(is_replay),
         };
         let mut record = Record::new(self.bus, event, targets, accepted_at, marks);
         record.share(shared);
@@ -229,8 +234,17 @@ impl State {
             after.found.push((followed, part, Arc::clone(&record)));
         }
         after.saver |= self.unsaved.progress();
-        if has_room {
-            pipeline.push(id, Arc::clone(&record), after);
+        let waiting = match pipeline.mailboxes.is_per_aggregate() {
+            true => None,
+            false => self.subscriptions.take_waiting(id, position),
+        };
+        match waiting {
+            Some((subscribed, waiting)) => {
+                pipeline.go_on(&subscribed, &record, &waiting, after);
+                after.dropped.push(Box::new(subscribed));
+            }
+            None if has_room => pipeline.push(id, Arc::clone(&record), after),
+            None => {}
         }
         Some(record)
     }

@@ -15,6 +15,7 @@ use crate::{
     breaker,
     engine::Engine,
     mailboxes::{BacklogStart, MailboxId},
+    pipeline::Pipeline,
     seat::Worker,
     state::State,
     subscribed::{Begun, Subscribed},
@@ -34,7 +35,11 @@ pub(crate) async fn work_off(engine: &Arc<Engine>, worker: &Worker, start: &Back
             return engine.step(|state, after| state.again(start, after));
         }
     };
-    match &engine.stores {
+    let in_log = engine.look(|state| {
+        let pipeline = state.pipelines.get(start.subscribed.pipeline);
+        pipeline.is_some_and(Pipeline::leaves_to_log)
+    });
+    match engine.stores.as_ref().filter(|_| in_log) {
         None => memory::deliver_all(engine, worker, start).await,
         Some(stores) => log::deliver_all(engine, worker, stores, start).await,
     }

@@ -95,10 +95,15 @@ impl Blocked {
         if delivery.attempts == 0 {
             return Duration::ZERO;
         }
+        self.is_at_replay = delivery.is_replay;
+        self.resume_first(delivery)
+    }
+
+    /// Goes on with the first delivery as an earlier run has left it. Returns how long it is to wait.
+    pub(crate) fn resume_first(&mut self, delivery: &WaitingDelivery) -> Duration {
         let (now, clock) = (Timestamp::now(), Instant::now());
         let began = clock.checked_sub(now.since(delivery.first_attempt_at));
         (self.attempts, self.began) = (delivery.attempts, began.unwrap_or(clock));
-        self.is_at_replay = delivery.is_replay;
         delivery.due_at.since(now)
     }
 
@@ -135,6 +140,20 @@ impl Blocked {
             _ => {}
         }
         (self.replays, self.parked_again) = (old.replays, old.parked_again);
+    }
+
+    /// Whether a row of the store stands for the delivery of an event at this position: its own, or that
+    /// of the whole backlog.
+    pub(crate) fn covers(&self, position: Position) -> bool {
+        match &self.behind {
+            Behind::Log { from, .. } => position >= *from,
+            Behind::Memory(records) => {
+                let has_row = |record: &Arc<Record>| {
+                    self.attempts > 0 && record.envelope.position() == Some(position)
+                };
+                records.front().is_some_and(has_row)
+            }
+        }
     }
 
     /// Ends the first delivery, whatever came of it.
@@ -340,14 +359,6 @@ impl Behind {
             version: recorded.version.next(),
             through: recorded.position,
             passed_over: 0,
-        }
-    }
-
-    /// Whether an event of the log is behind it.
-    pub(crate) fn covers(&self, position: Position) -> bool {
-        match self {
-            Self::Memory(_) => false,
-            Self::Log { from, .. } => position >= *from,
         }
     }
 }

@@ -48,11 +48,13 @@ impl State {
         let now = Instant::now();
         let began = now.checked_sub(took).unwrap_or(now);
         let due = Due::after(delay, mailbox, subscribed);
-        let blocked = Blocked::new(subscribed, Behind::of(record), Stand::Waiting);
+        let in_log = pipeline.leaves_to_log();
+        let behind = Behind::of(record, in_log);
+        let blocked = Blocked::new(subscribed, behind, Stand::Waiting);
         let blocked = blocked.attempted(1, began);
+        after.told.extend(blocked.note_rest());
         let Some((id, recorded)) = subscribed.id.zip(record.envelope.recorded()) else {
             after.due.push(due);
-            after.told.extend(blocked.note_rest());
             pipeline.mailboxes.block(mailbox, blocked);
             return self.drop_if_removed(mailbox, subscribed, after);
         };
@@ -72,7 +74,9 @@ impl State {
             .change(rows.into_iter().chain(blocked.row(aggregate)), Some(due));
         pipeline.mailboxes.block(mailbox, blocked);
         after.saver = true;
-        self.leave(subscribed.pipeline, record, target, after);
+        if in_log {
+            self.leave(subscribed.pipeline, record, target, after);
+        }
         self.drop_if_removed(mailbox, subscribed, after);
     }
 
@@ -92,13 +96,15 @@ impl State {
         if self.is_closed {
             return;
         }
-        let blocked = Blocked::new(subscribed, Behind::of(record), Stand::AfterRun);
+        let in_log = pipeline.leaves_to_log();
+        let behind = Behind::of(record, in_log);
+        let blocked = Blocked::new(subscribed, behind, Stand::AfterRun);
         let row = blocked.row(record.envelope.aggregate());
         pipeline.mailboxes.block(mailbox, blocked);
         if let Some(blocked) = pipeline.mailboxes.blocked(mailbox, subscribed) {
             after.told.extend(blocked.note_rest());
         }
-        if pipeline.cursor.is_some() {
+        if in_log {
             self.unsaved.change(row, None);
             after.saver = true;
             self.leave(subscribed.pipeline, record, target, after);
@@ -109,8 +115,8 @@ impl State {
 
 impl Behind {
     /// The backlog that begins, and ends, with this event.
-    pub(crate) fn of(record: &Arc<Record>) -> Self {
-        match record.envelope.recorded() {
+    pub(crate) fn of(record: &Arc<Record>, in_log: bool) -> Self {
+        match record.envelope.recorded().filter(|_| in_log) {
             None => Self::Memory([Arc::clone(record)].into()),
             Some(recorded) => Self::Log {
                 from: recorded.position,

@@ -10,9 +10,8 @@ use async_trait::async_trait;
 use domain_events::{
     BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryStore,
     EventBus, EventId, EventRegistry, EventStore, LetterError, NewEvent, PlaceError,
-    ProcessingOutcome, PublishError, Receipt, RegistryError, StartError, StartFrom, StopError,
-    StopReport, StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard,
-    WaitError,
+    ProcessingOutcome, PublishError, Receipt, StartError, StartFrom, StopError, StopReport,
+    StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard, WaitError,
 };
 use tokio::runtime::Handle;
 
@@ -180,10 +179,6 @@ impl EventBus for InMemoryEventBus {
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError> {
-        if let Err(source) = check_store(self.engine.stores.is_some(), &subscription) {
-            let name = Arc::clone(subscription.name());
-            return Err(SubscribeError::Invalid { name, source });
-        }
         loop {
             if let Some(planned) = self.plan(&subscription) {
                 return planned;
@@ -332,14 +327,6 @@ impl EventBus for InMemoryEventBus {
         let started_at = self.planned().started_at;
         statistics::of(&self.engine, started_at.map(|at| at.elapsed()))
     }
-}
-
-/// Checks that a bus, where it has a store, can do what the subscription asks.
-fn check_store(durable: bool, subscription: &Subscription) -> Result<(), RegistryError> {
-    if durable {
-        aboard::check_durable(subscription)?;
-    }
-    Ok(())
 }
 
 /// Whether a runtime with a timer runs here.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange, DeliveryOutcome, EventId,
-    FailurePolicy, LetterError, PauseReason, Recorded,
+    DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange, DeliveryOutcome, EventEnvelope,
+    EventId, FailurePolicy, LetterError, PauseReason, Recorded,
 };
 use tokio::time::Instant;
 
@@ -276,13 +276,22 @@ impl State {
 
     /// Has a dead letter delivered again, alone on its aggregate.
     fn deliver_again(&mut self, kept: Kept, subscribed: Arc<Subscribed>, after: &mut After) {
-        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
-            return;
-        };
         let Kept { letter, by } = kept;
         // A letter of one that has gone is not among this one's.
         subscribed.count_replay(by.as_ptr() == Arc::as_ptr(&subscribed));
-        let envelope = letter.event;
+        self.replay_in_memory(letter.event, subscribed, after);
+    }
+
+    /// Has an event delivered again from a backlog in memory.
+    pub(crate) fn replay_in_memory(
+        &mut self,
+        envelope: Arc<EventEnvelope>,
+        subscribed: Arc<Subscribed>,
+        after: &mut After,
+    ) {
+        let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
+            return;
+        };
         self.figures.taken_up(false, true);
         let mailboxes = &mut pipeline.mailboxes;
         let mailbox = mailboxes.mailbox(envelope.aggregate());

@@ -139,6 +139,10 @@ impl Mailboxes {
         }
     }
 
+    pub(crate) fn is_per_aggregate(&self) -> bool {
+        self.ordering == Ordering::PerAggregate
+    }
+
     /// Queues an event. Returns whether one more worker has something to do.
     pub(crate) fn push(&mut self, record: Arc<Record>) -> bool {
         let urgency = record.urgency;

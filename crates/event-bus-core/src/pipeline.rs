@@ -65,6 +65,12 @@ impl Pipeline {
         }
     }
 
+    /// Whether what waits is left to the log: where the order is another than per aggregate it stays in
+    /// memory, as no part of the log could be read back alone.
+    pub(crate) fn leaves_to_log(&self) -> bool {
+        self.cursor.is_some() && self.mailboxes.is_per_aggregate()
+    }
+
     /// Whether nothing is queued, running, waiting for a retry or behind (L3).
     pub(crate) fn is_idle(&self) -> bool {
         let caught_up = |cursor: &Cursor| cursor.live && cursor.through >= cursor.head;

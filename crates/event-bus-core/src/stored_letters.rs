@@ -124,7 +124,7 @@ impl State {
         };
         // Counted with those of this run where it was given up in it.
         subscribed.count_replay(letter.dead_at >= self.made_at);
-        subscribed.steps.left.up();
+        let in_log = pipeline.leaves_to_log();
         let now = Timestamp::now();
         let waiting = WaitingDelivery {
             position: recorded.position,
@@ -137,6 +137,12 @@ impl State {
         };
         self.unsaved
             .change([DeliveryChange::Replayed(id, waiting)], None);
+        if !in_log {
+            after.saver = true;
+            self.replay_in_memory(event, subscribed, after);
+            return Ok(());
+        }
+        subscribed.steps.left.up();
         let through = pipeline.cursor.as_ref().map(|cursor| cursor.through);
         let mailboxes = &mut pipeline.mailboxes;
         let mailbox = mailboxes.mailbox(event.aggregate());

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use domain_events::{EventRegistry, NewEvent, Position, Progress, SubscribeError, Subscription};
+use domain_events::{
+    EventRegistry, NewEvent, Position, Progress, SubscribeError, Subscription, WaitingDelivery,
+};
 use hashbrown::HashMap;
 
 use crate::{pipeline::PipelineId, subscribed::Subscribed};
@@ -15,6 +17,8 @@ use crate::{pipeline::PipelineId, subscribed::Subscribed};
 pub(crate) struct Joined {
     pub(crate) through: Position,
     pub(crate) unfinished: BTreeSet<Position>,
+    /// Deliveries that wait for their next attempt, to be given anew with the attempts that were made.
+    pub(crate) waiting: BTreeMap<Position, WaitingDelivery>,
 }
 
 impl Joined {
@@ -36,7 +40,9 @@ impl Joined {
     }
 
     fn wants(&self, position: Position) -> bool {
-        position > self.through || self.unfinished.contains(&position)
+        position > self.through
+            || self.unfinished.contains(&position)
+            || self.waiting.contains_key(&position)
     }
 }
 
@@ -45,6 +51,7 @@ impl From<Progress> for Joined {
         Self {
             through: progress.through,
             unfinished: progress.unfinished.into_iter().collect(),
+            waiting: BTreeMap::new(),
         }
     }
 }
@@ -142,9 +149,23 @@ impl Subscriptions {
             if subscribed.pipeline == pipeline {
                 joined.through = joined.through.max(given);
                 joined.unfinished = joined.unfinished.split_off(&given.next());
+                joined.waiting = joined.waiting.split_off(&given.next());
             }
         }
         self.joined_through = self.joined_through.max(given);
+    }
+
+    /// Takes out a delivery that an earlier run has left waiting, with the one subscription of the
+    /// pipeline.
+    pub(crate) fn take_waiting(
+        &mut self,
+        pipeline: PipelineId,
+        position: Position,
+    ) -> Option<(Arc<Subscribed>, WaitingDelivery)> {
+        let of = |member: &&mut Member| member.subscribed.pipeline == pipeline;
+        let member = self.members.iter_mut().find(of)?;
+        let waiting = member.joined.waiting.remove(&position)?;
+        Some((Arc::clone(&member.subscribed), waiting))
     }
 
     pub(crate) fn members(&self) -> &[Member] {

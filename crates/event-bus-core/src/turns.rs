@@ -5,14 +5,19 @@ use std::{
     task::{Poll, Waker},
 };
 
+use domain_events::WaitingDelivery;
+
 use crate::{
     after::After,
+    blocked::{Behind, Blocked, Stand},
     mailboxes::{MOST_TAKEN, Start},
     pipeline::{Pipeline, PipelineId},
     record::{Record, Rest},
     run::Run,
     seat::Worker,
     state::State,
+    subscribed::Subscribed,
+    timers::Due,
 };
 
 impl State {
@@ -52,15 +57,15 @@ impl State {
         Poll::Ready(Some(start))
     }
 
-    /// Has those passed over who are blocked on the aggregate of a run that begins. Volatile, the event
-    /// is in their backlogs now. Durable, it is left to the log in this very step.
+    /// Has those passed over who are blocked on the aggregate of a run that begins. The event is in their
+    /// backlogs now, or is left to the log in this very step.
     pub(crate) fn pass_over(&mut self, id: PipelineId, run: &Run, after: &mut After) {
         let ([_, ..], Some(record)) = (&*run.passed_over, run.records.first()) else {
             return;
         };
         after.tell(Arc::clone(record));
         let pipeline = self.pipelines.get(id);
-        if pipeline.is_some_and(|pipeline| pipeline.cursor.is_some()) {
+        if pipeline.is_some_and(Pipeline::leaves_to_log) {
             for &target in &run.passed_over {
                 self.leave(id, record, target, after);
             }
@@ -160,6 +165,24 @@ impl Pipeline {
         if self.batch.is_some_and(|batch| self.is_full(batch.size)) {
             after.wake(self.lingering.wake_one());
         }
+    }
+
+    /// Has a delivery go on that an earlier run has left waiting, of a subscription whose backlogs are in
+    /// memory.
+    pub(crate) fn go_on(
+        &mut self,
+        subscribed: &Arc<Subscribed>,
+        record: &Arc<Record>,
+        waiting: &WaitingDelivery,
+        after: &mut After,
+    ) {
+        let mailbox = self.mailboxes.mailbox(record.envelope.aggregate());
+        let behind = Behind::Memory([Arc::clone(record)].into());
+        let mut blocked = Blocked::new(subscribed, behind, Stand::Waiting);
+        let delay = blocked.resume_first(waiting);
+        after.told.extend(blocked.note_rest());
+        self.mailboxes.block(mailbox, blocked);
+        after.due.push(Due::after(delay, mailbox, subscribed));
     }
 
     /// Wakes as many workers, of those that rest.

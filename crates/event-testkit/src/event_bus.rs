@@ -79,16 +79,11 @@ pub trait BusHarness: Send + Sync {
 pub struct Abilities {
     /// It keeps events in a store.
     pub durable: bool,
-    /// It knows every `Ordering`.
-    pub orderings: bool,
 }
 
 impl Abilities {
     /// Everything that a bus without a store can do.
-    pub const ALL_VOLATILE: Self = Self {
-        durable: false,
-        orderings: true,
-    };
+    pub const ALL_VOLATILE: Self = Self { durable: false };
 }
 
 /// Says that a check is left out where the bus `can` not do what it is about.

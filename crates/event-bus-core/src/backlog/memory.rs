@@ -1,10 +1,10 @@
-//! A backlog in memory: the events themselves wait (volatile).
+//! A backlog in memory: the events themselves wait (volatile, or in another order than per aggregate).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use domain_events::DeliveryOutcome;
+use domain_events::{DeliveryChange, DeliveryOutcome, Timestamp, WaitingDelivery};
 
-use super::{First, MOST_KEPT, make};
+use super::{First, MOST_KEPT, Made, make};
 use crate::{
     after::After,
     attempt::{Decision, Given},
@@ -15,6 +15,7 @@ use crate::{
     record::Record,
     seat::Worker,
     state::State,
+    subscribed::Subscribed,
     worker::{count, dead_letter},
 };
 
@@ -35,15 +36,22 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &B
             return;
         };
         let goes_on = match made.decision {
-            Decision::Retry(delay, _) => {
-                return engine.step(|state, after| state.wait(start, &made, delay, None, after));
+            Decision::Retry(delay, ref error) => {
+                let waits = waiting(&record, &made, delay, error);
+                let waits = waits.and_then(|it| Some(DeliveryChange::Waiting(subscribed.id?, it)));
+                return engine.step(|state, after| state.wait(start, &made, delay, waits, after));
             }
             // Made no decision of.
             Decision::Pause(_) => return,
             Decision::Done(outcome) => {
                 count(worker, subscribed, outcome, made.end - record.accepted_at);
+                let had_row = first.attempts > 0 || record.marks.is_replay;
                 engine.step(|state, after| {
                     state.done(start, &record, target, outcome, after);
+                    if had_row && let Some(row) = finished(subscribed, &record) {
+                        state.unsaved.change([row], None);
+                        after.saver = true;
+                    }
                     state.advance(start, after)
                 })
             }
@@ -76,6 +84,24 @@ pub(super) async fn deliver_all(engine: &Arc<Engine>, worker: &Worker, start: &B
         }
     }
     engine.step(|state, after| state.again(start, after));
+}
+
+/// The row of a delivery that waits for its next attempt; `None` on a volatile bus.
+fn waiting(record: &Record, made: &Made, delay: Duration, error: &str) -> Option<WaitingDelivery> {
+    Some(WaitingDelivery {
+        position: record.envelope.position()?,
+        aggregate: record.envelope.aggregate().clone(),
+        attempts: made.attempt,
+        first_attempt_at: made.first_attempt_at(),
+        due_at: Timestamp::now().after(delay),
+        last_error: error.to_owned(),
+        is_replay: record.marks.is_replay,
+    })
+}
+
+fn finished(subscribed: &Subscribed, record: &Record) -> Option<DeliveryChange> {
+    let position = record.envelope.position()?;
+    Some(DeliveryChange::Finished(subscribed.id?, position))
 }
 
 impl State {

@@ -266,14 +266,14 @@ impl Mailboxes {
         })
     }
 
-    /// Queued events that a subscription will be passed over on.
+    /// Events in memory for which a row of a subscription stands.
     pub(crate) fn covered_of(&self, subscribed: &Arc<Subscribed>) -> Vec<Position> {
         let all = self.covered().into_iter();
         let mut of = all.filter(|(other, _)| Arc::ptr_eq(other, subscribed));
         of.next().map(|(_, covered)| covered).unwrap_or_default()
     }
 
-    /// Queued events that each blocked subscription will be passed over on.
+    /// Events in memory for which a row of a blocked subscription stands.
     pub(crate) fn covered(&self) -> Vec<(&Arc<Subscribed>, Vec<Position>)> {
         let mut covered: Vec<(&Arc<Subscribed>, Vec<Position>)> = Vec::new();
         for (_, mailbox) in self
@@ -281,15 +281,16 @@ impl Mailboxes {
             .iter()
             .filter(|(_, mailbox)| !mailbox.blocked.is_empty())
         {
-            let queued = &mailbox.queue.records;
-            let positions = queued
-                .iter()
-                .filter_map(|record| record.envelope.position());
-            for Blocked {
-                subscribed, behind, ..
-            } in &mailbox.blocked
-            {
-                let behind = positions.clone().filter(|at| behind.covers(*at));
+            let queued = mailbox.queue.records.iter();
+            for blocked in &mailbox.blocked {
+                let subscribed = &blocked.subscribed;
+                let waiting = match &blocked.behind {
+                    Behind::Memory(records) => records.front(),
+                    Behind::Log { .. } => None,
+                };
+                let records = queued.clone().chain(waiting);
+                let positions = records.filter_map(|record| record.envelope.position());
+                let behind = positions.filter(|at| blocked.covers(*at));
                 match covered
                     .iter_mut()
                     .find(|(other, _)| Arc::ptr_eq(other, subscribed))

@@ -8,10 +8,7 @@ use event_store_diesel::{SqliteEventStore, SqliteOptions};
 use event_testkit::event_bus::{Abilities, BusHarness};
 use tempfile::TempDir;
 
-const ABILITIES: Abilities = Abilities {
-    durable: true,
-    orderings: false,
-};
+const ABILITIES: Abilities = Abilities { durable: true };
 
 fn bus_over(store: SqliteEventStore, capacity: usize, workers: usize) -> Arc<dyn EventBus> {
     let config = BusConfig {

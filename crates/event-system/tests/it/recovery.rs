@@ -8,7 +8,7 @@ use std::{
 
 use domain_events::{
     DeadLetterQuery, DomainEvent, Event, EventBus, HandlerContext, HandlerError, NewEvent,
-    Priority, RetryPolicy, StartFrom, Subscription,
+    Ordering, Priority, RetryPolicy, StartFrom, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -622,4 +622,67 @@ async fn p6_the_same_event_again_is_not_delivered_again() {
         expected
     );
     run.stop().await;
+}
+
+/// D2, F4, F6: with one order of all events, or none, what fails stays where it is over a crash: with
+/// its attempts, and in order; a dead letter is delivered again like any other.
+#[tokio::test]
+async fn f4_attempts_survive_in_every_order() {
+    for order in [Ordering::Total, Ordering::None] {
+        for crash in [true, false] {
+            let (dir, journal) = (tempdir().unwrap(), Journal::default());
+            let file = dir.path().join("events.db");
+            let policy = RetryPolicy::exponential().max_attempts(3);
+            let later = |event: &Counted, attempt: u32| match (event.number, attempt) {
+                (1, 1) => Err(HandlerError::retry_after(Duration::from_millis(1), "first")),
+                (1, 2) => Err(HandlerError::retry_after(
+                    Duration::from_secs(3_600),
+                    "second",
+                )),
+                (0, _) => Err(HandlerError::permanent("never")),
+                _ => Ok(()),
+            };
+            let later = subscription("later", &journal, later).retry(policy);
+            let run = Run::start(&file, 100, [later.ordering(order)]).await;
+            for number in 0..4 {
+                let counter = ["a", "b"][number as usize % 2];
+                run.bus.publish(counted(counter, number)).await.unwrap();
+            }
+            let second_attempt_saved = async {
+                while attempts_saved(&file) != Some(2) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            soon(second_attempt_saved).await;
+            match crash {
+                true => run.crash().await,
+                false => drop(run.stop().await),
+            }
+            journal.take();
+            make_due(&file);
+            let run = Run::start(&file, 100, [handles("later", &journal).ordering(order)]).await;
+            run.idle().await;
+            let seen = journal.take();
+            let third = seen.iter().find(|seen| seen.1 == 1).unwrap();
+            assert_eq!(third.2, 3, "{order}: the third attempt");
+            let numbers: Vec<_> = seen.iter().map(|seen| seen.1).collect();
+            if order == Ordering::Total {
+                assert_eq!(numbers, [1, 2, 3]);
+            }
+            let dead = run.bus.dead_letters(&DeadLetterQuery::all(), 9).await;
+            let dead = dead.unwrap()[0].event_id();
+            run.bus.replay("later", dead).await.unwrap();
+            run.idle().await;
+            assert_eq!(journal.numbers("a"), [0]);
+            run.stop().await;
+            journal.take();
+
+            let run = Run::start(&file, 100, [handles("later", &journal).ordering(order)]).await;
+            run.idle().await;
+            assert_eq!(journal.take(), [], "{order}: all is done");
+            let stored = run.bus.stored_subscriptions().await.unwrap();
+            assert_eq!((stored[0].lag, stored[0].dead), (0, 0));
+            run.stop().await;
+        }
+    }
 }

@@ -9,8 +9,8 @@ use domain_events::{
 use tokio::sync::Semaphore;
 
 use super::{
-    BusHarness, Followed, Journal, Noted, answering, followed, journal_of, left_out, noted,
-    others_run, quick_retries, soon, started,
+    BusHarness, Followed, Journal, Noted, answering, followed, journal_of, noted, others_run,
+    quick_retries, soon, started,
 };
 
 /// F6: a dead letter names its subscription and its event, and says why it was given up after how
@@ -149,12 +149,6 @@ pub async fn f6_a_replay_that_fails_is_a_dead_letter_again(harness: &dyn BusHarn
 
 /// F6: a replay works in every order, in which events go on after a dead letter.
 pub async fn f6_a_replay_works_in_every_order(harness: &dyn BusHarness) {
-    if left_out(
-        harness.abilities().orderings,
-        "replay in other orders than per aggregate",
-    ) {
-        return;
-    }
     let bus = harness.bus(100, 2);
     let journal = Journal::default();
     let orders = [("total", Ordering::Total), ("none", Ordering::None)];

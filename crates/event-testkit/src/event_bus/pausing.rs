@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     BusHarness, Fate, HOUR, Journal, Noted, answering, followed, gated, hears, is_pending,
-    journal_of, left_out, noted, others_run, outcome, outcomes, quick_retries, soon, started,
+    journal_of, noted, others_run, outcome, outcomes, quick_retries, soon, started,
 };
 
 /// D3: a paused subscription is passed over; resumed, it goes on where it stopped and in order, by
@@ -341,12 +341,6 @@ pub async fn f5_a_dead_letter_pauses_the_subscription(harness: &dyn BusHarness) 
 
 /// F5: so it is where events come in one order of all, or in none.
 pub async fn f5_a_dead_letter_pauses_whatever_the_order(harness: &dyn BusHarness) {
-    if left_out(
-        harness.abilities().orderings,
-        "pause after a dead letter in other orders",
-    ) {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let journal = Journal::default();
     let orders = [("total", Ordering::Total), ("none", Ordering::None)];

@@ -9,8 +9,8 @@ use domain_events::{Event, HandlerContext, HandlerError, Ordering, Subscription}
 use tokio::sync::{Barrier, Semaphore};
 
 use super::{
-    BusHarness, Fate, HOUR, Journal, Noted, answering, followed, gated, hears, journal_of,
-    left_out, noted, others_run, quick_retries, soon, started,
+    BusHarness, Fate, HOUR, Journal, Noted, answering, followed, gated, hears, journal_of, noted,
+    others_run, quick_retries, soon, started,
 };
 
 /// D6: `workers` handlers of a pipeline run at once, and never more: right after the start, and for
@@ -143,12 +143,6 @@ pub async fn d4_a_slow_default_pipeline_delays_no_isolated_subscription(harness:
 /// D2: a total order is one order of all events, one at a time, for every subscription that asks for
 /// it, also under failures by chance.
 pub async fn d2_a_total_order_is_one_order_of_all_events(harness: &dyn BusHarness) {
-    if left_out(
-        harness.abilities().orderings,
-        "order otherwise than per aggregate",
-    ) {
-        return;
-    }
     let (bus, fate) = (harness.bus(100, 4), Fate::fresh());
     let overlaps = Arc::new(AtomicUsize::new(0));
     let total = |name: &'static str| {
@@ -219,12 +213,6 @@ pub async fn d2_a_total_order_is_one_order_of_all_events(harness: &dyn BusHarnes
 /// D2: where the order is given up, events of one aggregate run side by side, and none waits for one
 /// that failed.
 pub async fn d2_without_an_order_events_of_an_aggregate_run_side_by_side(harness: &dyn BusHarness) {
-    if left_out(
-        harness.abilities().orderings,
-        "order otherwise than per aggregate",
-    ) {
-        return;
-    }
     let bus = harness.bus(100, 1);
     let (journal, all_of_them) = (Journal::default(), Arc::new(Barrier::new(3)));
     let log = journal.clone();
