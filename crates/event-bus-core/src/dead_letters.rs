@@ -18,6 +18,7 @@ use crate::{
     pipeline::Pipeline,
     record::{Marks, Record},
     say::say,
+    settling::Settled,
     state::State,
     subscribed::Subscribed,
     timers::Due,
@@ -231,34 +232,39 @@ impl State {
         after.dropped.push(Box::new(letter));
     }
 
-    /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns how
-    /// many.
+    /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns which.
     pub(crate) fn replay_all(
         &mut self,
         query: &DeadLetterQuery,
         after: &mut After,
-    ) -> Result<usize, LetterError> {
+    ) -> Result<Vec<Settled>, LetterError> {
         let letters = self.letters.kept.iter().map(|kept| &kept.letter);
         for letter in letters.filter(|letter| query.matches(letter)) {
             self.who_replays(&letter.subscription)?;
         }
         let letters = self.letters.take_all(query);
-        let count = letters.len();
+        let settled = letters.iter().map(|kept| Settled::of(&kept.letter));
+        let settled = settled.collect();
         for kept in letters {
             let replays = self.who_replays(&kept.letter.subscription)?;
             self.deliver_again(kept, replays, after);
         }
-        Ok(count)
+        Ok(settled)
     }
 
-    /// Gives all dead letters up for good that `query` means. Returns how many.
-    pub(crate) fn discard_all(&mut self, query: &DeadLetterQuery, after: &mut After) -> usize {
+    /// Gives all dead letters up for good that `query` means. Returns which.
+    pub(crate) fn discard_all(
+        &mut self,
+        query: &DeadLetterQuery,
+        after: &mut After,
+    ) -> Vec<Settled> {
         let letters = self.letters.take_all(query);
-        let count = letters.len();
+        let settled = letters.iter().map(|kept| Settled::of(&kept.letter));
+        let settled = settled.collect();
         for kept in letters {
             self.let_go(kept, after);
         }
-        count
+        settled
     }
 
     /// The subscription that a dead letter of this name would be delivered to.

@@ -1,6 +1,8 @@
 //! Replaying and discarding dead letters, wherever the bus keeps them (F6).
 
-use domain_events::{DeadLetterQuery, EventId, LetterError};
+use std::sync::Arc;
+
+use domain_events::{DeadLetter, DeadLetterQuery, EventId, LetterError};
 
 use crate::{engine::Engine, lifecycle::Phase, say::say, stored_letters};
 
@@ -14,14 +16,7 @@ pub(crate) async fn replay(
     // Before the letter is looked for: it stays where nobody can make the delivery.
     engine.look(|state| state.who_replays(subscription).map(drop))?;
     let query = DeadLetterQuery::of(subscription).event(event);
-    some(replay_those(engine, &query).await?, subscription, event)?;
-    say!(
-        info,
-        "dead letter replayed",
-        "subscription" = subscription,
-        "event.id" = event
-    );
-    Ok(())
+    some(replay_those(engine, &query).await?, subscription, event)
 }
 
 /// Delivers all dead letters again that `query` means, or none. Returns how many.
@@ -44,9 +39,7 @@ pub(crate) async fn discard(
 ) -> Result<(), LetterError> {
     let query = DeadLetterQuery::of(subscription).event(event);
     let count = discard_those(engine, &query, reason).await?;
-    some(count, subscription, event)?;
-    say!(info, "dead letter discarded", "subscription" = subscription, "event.id" = event; reason);
-    Ok(())
+    some(count, subscription, event)
 }
 
 /// Gives all dead letters up for good that `query` means. Returns how many.
@@ -62,7 +55,11 @@ pub(crate) async fn discard_all(
 
 async fn replay_those(engine: &Engine, query: &DeadLetterQuery) -> Result<usize, LetterError> {
     match &engine.stores {
-        None => engine.step(|state, after| state.replay_all(query, after)),
+        None => {
+            let settled = engine.step(|state, after| state.replay_all(query, after))?;
+            settled.iter().for_each(Settled::say_replayed);
+            Ok(settled.len())
+        }
         Some(stores) => stored_letters::replay_all(engine, stores, query).await,
     }
 }
@@ -73,7 +70,11 @@ async fn discard_those(
     reason: &str,
 ) -> Result<usize, LetterError> {
     match &engine.stores {
-        None => Ok(engine.step(|state, after| state.discard_all(query, after))),
+        None => {
+            let settled = engine.step(|state, after| state.discard_all(query, after));
+            settled.iter().for_each(|one| one.say_discarded(reason));
+            Ok(settled.len())
+        }
         Some(stores) => stored_letters::discard_all(engine, stores, query, reason).await,
     }
 }
@@ -92,5 +93,34 @@ fn some(count: usize, subscription: &str, event: EventId) -> Result<(), LetterEr
             event,
         }),
         _ => Ok(()),
+    }
+}
+
+/// A dead letter that was replayed or discarded; each is told of by itself, not under the lock.
+pub(crate) struct Settled {
+    subscription: Arc<str>,
+    event: EventId,
+}
+
+impl Settled {
+    pub(crate) fn of(letter: &DeadLetter) -> Self {
+        Self {
+            subscription: Arc::clone(&letter.subscription),
+            event: letter.event_id(),
+        }
+    }
+
+    pub(crate) fn say_replayed(&self) {
+        say!(
+            info,
+            "dead letter replayed",
+            "subscription" = self.subscription,
+            "event.id" = self.event
+        );
+    }
+
+    pub(crate) fn say_discarded(&self, reason: &str) {
+        say!(info, "dead letter discarded", "subscription" = self.subscription,
+            "event.id" = self.event; reason);
     }
 }

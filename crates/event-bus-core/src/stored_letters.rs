@@ -12,6 +12,7 @@ use crate::{
     engine::{Engine, Stores},
     lifecycle::Phase,
     progress,
+    settling::Settled,
     state::State,
     subscribed::Subscribed,
     timers::Due,
@@ -52,7 +53,8 @@ pub(crate) async fn replay_all(
     for group in groups(engine, stores, &query).await? {
         engine.look(|state| state.who_replays(&group.subscription).map(drop))?;
     }
-    settle_all(engine, stores, &query, State::replay_from_log).await
+    let told = Settled::say_replayed;
+    settle_all(engine, stores, &query, State::replay_from_log, told).await
 }
 
 /// Gives all dead letters up for good that `query` means. Returns how many.
@@ -67,7 +69,8 @@ pub(crate) async fn discard_all(
         state.discard_from_log(letter, reason, after);
         Ok(())
     };
-    settle_all(engine, stores, &until_now(query), discard).await
+    let told = |settled: &Settled| settled.say_discarded(reason);
+    settle_all(engine, stores, &until_now(query), discard, told).await
 }
 
 /// Those that are dead letters now: one that is replayed may be one again before the last is.
@@ -79,11 +82,13 @@ fn until_now(query: &DeadLetterQuery) -> DeadLetterQuery {
         .dead_at(*times.start()..=now.min(*times.end()))
 }
 
+/// Settles all that `query` means, and tells of each once that is committed. Returns how many.
 async fn settle_all(
     engine: &Engine,
     stores: &Stores,
     query: &DeadLetterQuery,
     settle: impl Fn(&mut State, DeadLetter, &mut After) -> Result<(), LetterError>,
+    told: impl Fn(&Settled),
 ) -> Result<usize, LetterError> {
     let mut count = 0;
     loop {
@@ -94,7 +99,7 @@ async fn settle_all(
         if letters.is_empty() {
             return Ok(count);
         }
-        count += letters.len();
+        let settled: Vec<_> = letters.iter().map(Settled::of).collect();
         let save = engine.step(|state, after| {
             for letter in letters {
                 settle(state, letter, after)?;
@@ -104,6 +109,8 @@ async fn settle_all(
         if !progress::committed(engine, save).await {
             return Err(LetterError::NotRunning);
         }
+        settled.iter().for_each(&told);
+        count += settled.len();
     }
 }
 

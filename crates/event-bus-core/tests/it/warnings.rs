@@ -6,7 +6,8 @@ use std::{
 };
 
 use domain_events::{
-    DomainEvent, Event, EventBus, FailurePolicy, HandlerError, NewEvent, Subscription,
+    AggregateRef, DeadLetterQuery, DomainEvent, Event, EventBus, FailurePolicy, HandlerError,
+    NewEvent, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use log::kv::{Key, Value, VisitSource};
@@ -110,6 +111,78 @@ async fn a_line_names_its_subscription_and_its_event_once_more_as_fields() {
         (&*id.to_string(), "1")
     );
     assert!(!format!("{all:?}").contains("nobody's business"));
+}
+
+/// F6: a replay and a discard are recorded, of each letter by itself, and once more where it was one of
+/// many.
+#[tokio::test]
+async fn f6_what_is_done_with_a_dead_letter_is_said_of_each() {
+    listen();
+    let bus = InMemoryEventBus::new(BusConfig::default()).unwrap();
+    let fails = |_: Event<Rung>, _| async { Err(HandlerError::permanent("it is cracked")) };
+    let tolls = Subscription::from_fn("tolls", fails);
+    bus.subscribe(tolls).await.unwrap();
+    bus.start().await.unwrap();
+    let mut events = Vec::new();
+    for bell in ["a", "a", "b", "b"] {
+        let bell = bell.to_owned();
+        let published = bus
+            .publish(NewEvent::new(Rung { bell, strokes: 0 }))
+            .await
+            .unwrap();
+        bus.wait_idle().await.unwrap();
+        events.push(published.event_id());
+    }
+    bus.replay("tolls", events[0]).await.unwrap();
+    bus.wait_idle().await.unwrap();
+    bus.discard("tolls", events[1], "it was sold")
+        .await
+        .unwrap();
+    let those = DeadLetterQuery::of("tolls");
+    let of_b = those.clone().aggregate(AggregateRef::new("bell", "b"));
+    assert_eq!(bus.replay_all(&of_b).await.unwrap(), 2);
+    bus.wait_idle().await.unwrap();
+    assert_eq!(bus.discard_all(&those, "all were sold").await.unwrap(), 3);
+    let all = SAID.lock().unwrap();
+    let settled = all.iter().filter(|(text, _)| {
+        let done = text.strip_prefix("dead letter");
+        let done = done.is_some_and(|it| it.contains("replayed:") || it.contains("discarded:"));
+        done && text.contains("tolls")
+    });
+    let lines: Vec<_> = settled.collect();
+    let expected = [
+        ("replayed", 0, ""),
+        ("discarded", 1, ": it was sold"),
+        ("replayed", 2, ""),
+        ("replayed", 3, ""),
+        ("discarded", 0, ": all were sold"),
+        ("discarded", 2, ": all were sold"),
+        ("discarded", 3, ": all were sold"),
+    ];
+    let expected = expected.map(|(done, event, why)| {
+        let id = events[event];
+        format!("dead letter {done}: subscription=tolls event.id={id}{why}")
+    });
+    let is_one = |line: &&&(String, BTreeMap<_, _>)| line.0.starts_with("dead letter ");
+    let ones: Vec<_> = lines.iter().filter(is_one).collect();
+    let texts: Vec<_> = ones.iter().map(|(text, _)| text).collect();
+    assert_eq!(texts, expected.iter().collect::<Vec<_>>());
+    for ((_, fields), event) in ones.iter().zip([0, 1, 2, 3, 0, 2, 3]) {
+        let named = (&*fields["subscription"], &*fields["event.id"]);
+        assert_eq!(named, ("tolls", &*events[event].to_string()));
+    }
+    let sums: Vec<_> = lines.iter().filter(|line| !is_one(line)).collect();
+    let [replayed, discarded] = &*sums else {
+        panic!("{sums:?}")
+    };
+    assert!(replayed.0.starts_with("dead letters replayed: letters=2: "));
+    let starts = discarded
+        .0
+        .starts_with("dead letters discarded: letters=3: ");
+    assert!(
+        starts && discarded.0.ends_with(": all were sold"),
+        "{discarded:?}"
+    );
 }
 
 /// B1: one warning when 80 % is passed and one line when it is over, never one an event.
