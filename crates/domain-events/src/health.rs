@@ -67,7 +67,7 @@ pub enum HealthReason {
     DeadLetters {
         /// Its name.
         subscription: Arc<str>,
-        /// How many were given up in this run, and not replayed.
+        /// How many were given up in this run, and neither replayed nor discarded.
         dead: u64,
         /// How long ago the last one was.
         last: Duration,

@@ -22,8 +22,8 @@ pub struct Latency {
     pub max: Duration,
 }
 
-/// Figures of one subscription in this run (N1): at any quiet moment
-/// `matching = handled + skipped + dead + blocked + waiting + running + pending + abandoned`.
+/// Figures of one subscription in this run (N1): at any quiet moment `matching = handled + skipped +
+/// dead + discarded + blocked + waiting + running + pending + abandoned`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionStatistics {
     /// The subscription's name.
@@ -34,8 +34,10 @@ pub struct SubscriptionStatistics {
     pub handled: u64,
     /// Deliveries that the handler or the filter skipped.
     pub skipped: u64,
-    /// Deliveries given up and not replayed, those counted that were discarded.
+    /// Deliveries given up, and neither replayed nor discarded.
     pub dead: u64,
+    /// Dead letters of this run that were discarded.
+    pub discarded: u64,
     /// Deliveries waiting behind another one of their aggregate, or for a person.
     pub blocked: u64,
     /// Those of the blocked that wait behind a dead letter.

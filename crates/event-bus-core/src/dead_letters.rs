@@ -262,6 +262,10 @@ impl State {
         let settled = letters.iter().map(|kept| Settled::of(&kept.letter));
         let settled = settled.collect();
         for kept in letters {
+            if let Some(subscribed) = kept.by.upgrade() {
+                subscribed.count_discard(true);
+                after.dropped.push(Box::new(subscribed));
+            }
             self.let_go(kept, after);
         }
         settled

@@ -58,6 +58,12 @@ impl Meters {
         self.sum(|set| &set.dead)
     }
 
+    /// How many of those given up are dead letters still.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        let settled = self.sum(|set| &set.replayed) + self.sum(|set| &set.discarded);
+        self.dead().saturating_sub(settled)
+    }
+
     /// How many deliveries have come to an end, be it for a time.
     pub(crate) fn ended(&self) -> u64 {
         self.sum(|set| &set.handled) + self.sum(|set| &set.skipped) + self.dead()
@@ -72,6 +78,8 @@ pub(crate) struct SubscriptionMeters {
     pub(crate) dead: Counter,
     /// Dead letters that were delivered again.
     pub(crate) replayed: Counter,
+    /// Dead letters that were discarded.
+    pub(crate) discarded: Counter,
     pub(crate) failed_attempts: Counter,
     pub(crate) retries: Counter,
     pub(crate) handling: Histogram,

@@ -128,6 +128,7 @@ fn export_subscription(statistics: &SubscriptionStatistics) {
         handled,
         skipped,
         dead,
+        discarded,
         blocked,
         parked,
         waiting,
@@ -149,6 +150,7 @@ fn export_subscription(statistics: &SubscriptionStatistics) {
     one.counter("event_bus_subscription_handled_total", *handled);
     one.counter("event_bus_subscription_skipped_total", *skipped);
     one.gauge("event_bus_subscription_dead", *dead as f64);
+    one.counter("event_bus_subscription_discarded_total", *discarded);
     one.gauge("event_bus_subscription_blocked", *blocked as f64);
     one.gauge("event_bus_subscription_parked", *parked as f64);
     one.gauge("event_bus_subscription_waiting", *waiting as f64);

@@ -92,9 +92,8 @@ fn figures(state: &State, subscribed: &Subscribed, waits: Waits) -> Subscription
         matching: subscribed.steps.matching.get(),
         handled: meters.sum(|set| &set.handled),
         skipped: meters.sum(|set| &set.skipped),
-        dead: meters
-            .dead()
-            .saturating_sub(meters.sum(|set| &set.replayed)),
+        dead: meters.dead_letters(),
+        discarded: meters.sum(|set| &set.discarded),
         blocked: waits.blocked,
         parked: waits.parked,
         waiting: waits.waiting,
@@ -108,12 +107,13 @@ fn figures(state: &State, subscribed: &Subscribed, waits: Waits) -> Subscription
         last_dead: subscribed.last_dead().map(|at| at.elapsed()),
         ..SubscriptionStatistics::default()
     };
-    let ended = figures.handled + figures.skipped + figures.dead;
-    let rest = figures.matching.saturating_sub(ended + figures.lag());
+    let ended = figures.handled + figures.skipped + figures.dead + figures.discarded;
     if state.is_closed {
-        figures.abandoned = rest;
+        // Nothing waits for anything any more, be it kept in the log.
+        (figures.blocked, figures.parked, figures.waiting) = (0, 0, 0);
+        figures.abandoned = figures.matching.saturating_sub(ended + figures.lag());
     } else {
-        figures.pending = rest;
+        figures.pending = figures.matching.saturating_sub(ended + figures.lag());
     }
     figures
 }

@@ -166,6 +166,7 @@ impl State {
         let DeadLetter {
             event,
             subscription,
+            dead_at,
             ..
         } = letter;
         let Some(position) = event.position() else {
@@ -180,6 +181,7 @@ impl State {
         self.unsaved.change([discarded], None);
         after.saver = true;
         if let Some(subscribed) = named {
+            subscribed.count_discard(dead_at >= self.made_at);
             self.go_on_from_log(&event, &subscribed, after);
             after.dropped.push(Box::new(subscribed));
         }

@@ -183,11 +183,17 @@ impl Subscribed {
 
     /// Counts a dead letter that is delivered again: one of its own, or one that it was not given.
     pub(crate) fn count_replay(&self, is_own: bool) {
-        let (dead, replayed) = (self.meters.dead(), self.meters.sum(|set| &set.replayed));
-        if is_own && dead > replayed {
+        if is_own && self.meters.dead_letters() > 0 {
             self.meters.shared().replayed.up();
         } else {
             self.steps.matching.up();
+        }
+    }
+
+    /// Counts a dead letter that is discarded, where it is one of its own.
+    pub(crate) fn count_discard(&self, is_own: bool) {
+        if is_own && self.meters.dead_letters() > 0 {
+            self.meters.shared().discarded.up();
         }
     }
 

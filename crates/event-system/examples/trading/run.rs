@@ -209,7 +209,7 @@ fn counted(statistics: &BusStatistics) -> Vec<Counted> {
     let subscriptions = statistics.subscriptions.iter();
     let counted = subscriptions.map(|it| Counted {
         subscription: it.name.to_string(),
-        done: it.handled + it.skipped + it.dead,
+        done: it.handled + it.skipped + it.dead + it.discarded,
         retries: it.retries,
         waiting: it.waiting,
     });

@@ -179,13 +179,14 @@ impl Model<'_> {
         let handled = count(&[State::Handled]);
         let skipped = count(&[State::Skipped]);
         // Replayed, it is dead no more.
-        let dead = count(&[State::Dead, State::Discarded]);
+        let (dead, discarded) = (count(&[State::Dead]), count(&[State::Discarded]));
         let done = handled + skipped;
         let told = [
             (figures.handled, handled, handled + filtered),
             (figures.skipped, skipped, skipped + filtered),
             (figures.handled + figures.skipped, done, done + filtered),
             (figures.dead, dead, dead),
+            (figures.discarded, discarded, discarded),
             (
                 figures.failed_attempts,
                 known.failed_attempts,
@@ -221,7 +222,8 @@ impl Model<'_> {
         // What the filter passes over may still have to be looked at.
         let may_wait = |it: &&Delivery| waits(it) || it.state == State::Filtered;
         let most = own().filter(may_wait).count() as u64;
-        let ended = figures.handled + figures.skipped + figures.dead + figures.abandoned;
+        let given_up = figures.dead + figures.discarded;
+        let ended = figures.handled + figures.skipped + given_up + figures.abandoned;
         let waiting = figures.lag() - figures.running + figures.abandoned;
         let gone = own().filter(|it| it.state == State::Gone).count() as u64;
         [
