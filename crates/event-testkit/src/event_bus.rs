@@ -5,6 +5,8 @@
 
 pub mod publishing;
 
+pub mod live;
+
 pub mod room;
 
 pub mod inside;
@@ -35,6 +37,8 @@ pub mod parking;
 
 pub mod dead_letters;
 
+pub mod grouping;
+
 pub mod life_cycle;
 
 pub mod stopping;
@@ -46,6 +50,8 @@ pub mod guards;
 pub mod figures;
 
 pub mod timing;
+
+pub mod measuring;
 
 pub mod probing;
 
@@ -190,6 +196,9 @@ macro_rules! event_bus_conformance {
                 n2_ages_are_told
                 n2_a_replay_hides_no_older_event
                 l5_at_rest_nothing_wakes;
+            measuring:
+                n2_times_are_measured
+                f6_a_dead_letter_tells_its_times;
             probing:
                 f8_the_handler_is_left_alone_between_probes
                 f8_only_failures_in_a_row_trip
@@ -219,7 +228,9 @@ macro_rules! event_bus_conformance {
                 p3_a_batch_larger_than_the_queue
                 p3_a_refused_batch_leaves_nothing
                 p9_published_events_name_their_cause_and_repeat_their_ids
-                p9_a_chain_keeps_its_correlation
+                p9_a_chain_keeps_its_correlation;
+            live:
+                d11_a_live_event_is_handed_over_without_decoding
                 d11_an_event_that_is_not_read_back_as_it_was_is_refused;
             room:
                 p4_a_full_queue_gives_the_event_back_or_makes_publishers_wait
@@ -261,7 +272,8 @@ macro_rules! event_bus_conformance {
                 d4_a_failing_isolated_subscription_delays_nobody_else
                 d4_a_slow_default_pipeline_delays_no_isolated_subscription
                 d2_a_total_order_is_one_order_of_all_events
-                d2_without_an_order_events_of_an_aggregate_run_side_by_side;
+                d2_without_an_order_events_of_an_aggregate_run_side_by_side
+                d4_a_pipeline_that_cannot_work_is_refused;
             selection:
                 d10_a_filtered_event_counts_as_done
                 d10_a_failing_transform_is_a_failed_attempt
@@ -311,6 +323,7 @@ macro_rules! event_bus_conformance {
             context:
                 f1_the_context_tells_the_deadline
                 f1_what_a_handler_spawned_is_told_of_its_time_out
+                f1_what_a_batch_spawned_is_told_of_its_time_out
                 l2_what_a_handler_spawned_is_told_of_the_stop
                 f1_an_attempt_that_ended_is_not_given_up;
             pausing:
@@ -343,9 +356,11 @@ macro_rules! event_bus_conformance {
                 f6_a_replay_that_fails_is_a_dead_letter_again
                 f6_a_replay_works_in_every_order
                 f6_only_what_is_there_is_replayed_or_discarded
+                a_processing_log_keeps_failed_attempts;
+            grouping:
                 f6_letters_are_found_and_grouped
                 f6_a_group_is_replayed_or_discarded_as_one
-                a_processing_log_keeps_failed_attempts;
+                f6_all_are_replayed_or_none;
             life_cycle:
                 l1_misuse_of_the_life_cycle_is_a_typed_error
                 l3_rest_comes_after_retries_and_what_follows

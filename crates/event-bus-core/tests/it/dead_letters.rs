@@ -1,8 +1,10 @@
-//! How many dead letters a bus without a store keeps (F6).
+//! How many dead letters a bus without a store keeps, and how much of their errors (F6).
+
+use std::{borrow::Cow, marker::PhantomData};
 
 use domain_events::{
-    DeadLetterQuery, DomainEvent, Event, EventBus, EventId, HandlerContext, HandlerError,
-    LetterError, NewEvent, Subscription,
+    AttemptResult, DeadLetterQuery, DomainEvent, Event, EventBus, EventId, HandlerContext,
+    HandlerError, LetterError, NewEvent, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use serde::{Deserialize, Serialize};
@@ -77,4 +79,58 @@ async fn f6_a_letter_lost_to_the_bound_is_not_replayed_or_discarded() {
         2,
         "nothing else was lost"
     );
+}
+
+/// An event whose Rust type has a name as long as one likes.
+#[derive(Serialize, Deserialize)]
+struct Named<T>(PhantomData<T>);
+
+impl<T: Send + Sync + 'static> DomainEvent for Named<T> {
+    const EVENT_TYPE: &'static str = "test.named";
+    const AGGREGATE_TYPE: &'static str = "name";
+
+    fn aggregate_id(&self) -> Cow<'_, str> {
+        Cow::Borrowed("a")
+    }
+}
+
+type Twice<T> = (T, T);
+type Long<T> = Twice<Twice<Twice<Twice<Twice<Twice<Twice<Twice<T>>>>>>>>;
+
+/// The error of the only letter, and of the attempt before it, of a bus with this subscription.
+async fn error_of(subscription: Subscription, event: NewEvent) -> String {
+    let bus = InMemoryEventBus::new(BusConfig::default()).unwrap();
+    bus.subscribe(subscription).await.unwrap();
+    bus.start().await.unwrap();
+    bus.publish(event).await.unwrap();
+    bus.wait_idle().await.unwrap();
+    let mut letters = bus.dead_letters(&DeadLetterQuery::all(), 2).await.unwrap();
+    let log = bus.processing_log(None, 2).await.unwrap();
+    let (AttemptResult::Failed(noted) | AttemptResult::Unreadable(noted)) = &log[0].result else {
+        panic!("{log:?}")
+    };
+    let error = letters.remove(0).error;
+    assert_eq!((letters.len(), &error), (0, noted));
+    error
+}
+
+#[tokio::test]
+async fn f6_what_a_handler_says_is_kept_up_to_4_kib() {
+    let says = "no ".repeat(2_000);
+    let said = says.clone();
+    let dies = Subscription::from_fn("dies", move |_: Event<Ticked>, _| {
+        std::future::ready(Err(HandlerError::permanent(says.clone())))
+    });
+    let clock = "a".to_owned();
+    let error = error_of(dies, NewEvent::new(Ticked { clock })).await;
+    assert_eq!(error, said[..4_096]);
+}
+
+#[tokio::test]
+async fn f6_why_an_event_was_not_read_is_kept_up_to_4_kib() {
+    let nothing = |_: Event<Named<Long<Long<u8>>>>, _| std::future::ready(Ok(()));
+    let dies = Subscription::from_fn("dies", nothing);
+    let error = error_of(dies, NewEvent::new(Named::<u8>(PhantomData))).await;
+    assert!(error.contains("test.named"), "{error}");
+    assert_eq!(error.len(), 4_096);
 }

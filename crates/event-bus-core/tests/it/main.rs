@@ -1,5 +1,6 @@
 //! The bus without a store, checked from outside.
 
+mod blocking;
 mod conformance;
 mod dead_letters;
 mod drops;

@@ -81,7 +81,8 @@ pub async fn f1_a_blocking_handler_past_its_time_out_keeps_its_place(harness: &d
     };
     let blocks = Subscription::from_blocking_fn("blocks", blocks)
         .timeout(Duration::from_millis(50))
-        .retry(quick_retries(2));
+        // Those that return at once may be late as well, on a machine that is busy.
+        .retry(quick_retries(1_000));
     started(&bus, [blocks]).await;
     for (aggregate, number) in [("a", 0), ("a", 1), ("b", 2)] {
         bus.publish(noted(aggregate, number)).await.unwrap();
@@ -108,16 +109,16 @@ pub async fn f1_a_blocking_handler_past_its_time_out_keeps_its_place(harness: &d
     );
     open.send(()).unwrap();
     soon(bus.wait_idle()).await.unwrap();
-    let of_a: Vec<_> = journal
-        .of("began")
-        .into_iter()
-        .filter(|it| *it < 2)
-        .collect();
-    assert_eq!(of_a, [0, 0, 1], "what it returned late counts as failed");
-    assert_eq!(journal.of("returned").len(), 4);
+    let mut of_a = journal.of("began");
+    of_a.retain(|number| *number < 2);
+    assert_eq!(of_a[..2], [0, 0], "what it returned late counts as failed");
+    assert!(of_a.is_sorted() && of_a.contains(&1), "{of_a:?}");
     let figures = bus.statistics().of("blocks").unwrap().clone();
-    assert_eq!((figures.stuck, figures.failed_attempts), (0, 1));
-    assert_eq!((figures.handled, figures.retries), (3, 1));
+    assert_eq!((figures.stuck, figures.handled), (0, 3), "{figures:?}");
+    let began = journal.of("began").len() as u64;
+    assert_eq!(journal.of("returned").len() as u64, began);
+    let failed = began - 3;
+    assert_eq!((figures.failed_attempts, figures.retries), (failed, failed));
 }
 
 /// F1: a panic of a plain closure, blocking or not, is a failed attempt.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain_events::{Cancellation, DeliveryOutcome, Event, HandlerContext, Subscription};
+use domain_events::{Batch, Cancellation, DeliveryOutcome, Event, HandlerContext, Subscription};
 
 use super::{BusHarness, HOUR, Journal, Noted, noted, outcome, quick_retries, soon, started};
 
@@ -66,6 +66,36 @@ pub async fn f1_what_a_handler_spawned_is_told_of_its_time_out(harness: &dyn Bus
     assert_eq!(outcome(&receipt).await, DeliveryOutcome::Dead);
     journal.has(2, "given up").await;
     assert_eq!(journal.of("given up"), [1, 2]);
+}
+
+/// F1, D9: so does a batch, of which all events are given up at once.
+pub async fn f1_what_a_batch_spawned_is_told_of_its_time_out(harness: &dyn BusHarness) {
+    let bus = harness.bus(10, 1);
+    let journal = Journal::default();
+    let log = journal.clone();
+    let handler = move |batch: Batch<Noted>| {
+        let of_events = batch.iter().map(|(_, cx)| cx.cancellation().clone());
+        for (number, given_up) in (0..).zip(of_events.chain([batch.cancellation()])) {
+            let told = log.clone();
+            tokio::spawn(async move {
+                given_up.cancelled().await;
+                told.write("given up", number);
+            });
+        }
+        std::future::pending()
+    };
+    let hangs = Subscription::from_batch_fn("hangs", 10, handler)
+        .timeout(Duration::from_millis(20))
+        .retry(quick_retries(1));
+    started(&bus, [hangs]).await;
+    let batch = vec![noted("a", 0), noted("b", 1)];
+    for receipt in bus.publish_all(batch).await.unwrap() {
+        assert_eq!(outcome(&receipt).await, DeliveryOutcome::Dead);
+    }
+    journal.has(3, "given up").await;
+    let mut given_up = journal.of("given up");
+    given_up.sort_unstable();
+    assert_eq!(given_up, [0, 1, 2]);
 }
 
 /// L2: so does one that a stop cuts off.

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    AggregateRef, AttemptResult, DeadLetter, DeadLetterQuery, DeadLetterReason, Event, EventId,
-    HandlerContext, HandlerError, LetterError, Ordering, Subscription, Timestamp,
+    AttemptResult, DeadLetterQuery, DeadLetterReason, Event, EventId, HandlerContext, HandlerError,
+    LetterError, Ordering, Subscription,
 };
 use tokio::sync::Semaphore;
 
 use super::{
-    BusHarness, Followed, Journal, Noted, answering, followed, journal_of, noted, others_run,
-    quick_retries, soon, started,
+    BusHarness, Journal, Noted, answering, journal_of, noted, others_run, quick_retries,
+    soon, started,
 };
 
 /// F6: a dead letter names its subscription and its event, and says why it was given up after how
@@ -57,7 +57,9 @@ pub async fn f6_a_dead_letter_says_whose_it_is_and_why(harness: &dyn BusHarness)
     );
     assert_eq!(tried[2].event.event_type(), "testkit.noted");
     assert_eq!(tried[2].event.aggregate().id(), "a");
-    assert!(tried[2].first_attempt_at <= tried[2].dead_at);
+    // No retry comes before its delay of 2 ms, by whatever clock.
+    let retried = tried[2].first_attempt_at.after(Duration::from_millis(1));
+    assert!(retried <= tried[2].dead_at, "{:?}", tried[2]);
     assert_eq!(
         bus.dead_letters(&DeadLetterQuery::all(), 10)
             .await
@@ -229,139 +231,6 @@ pub async fn f6_only_what_is_there_is_replayed_or_discarded(harness: &dyn BusHar
     );
     soon(bus.stop(Duration::ZERO)).await.unwrap();
     let error = bus.replay("dies", other).await.unwrap_err();
-    assert!(matches!(error, LetterError::NotRunning), "{error:?}");
-}
-
-/// F6: letters are found by what they have in common, and told in groups by subscription and error.
-pub async fn f6_letters_are_found_and_grouped(harness: &dyn BusHarness) {
-    let bus = harness.bus(100, 1);
-    let journal = Journal::default();
-    let refuses = answering("refuses", &journal, |number, _| {
-        Err(HandlerError::permanent(
-            ["odd", "even"][usize::from(number % 2 == 0)],
-        ))
-    });
-    let hears = Subscription::from_fn("hears", |_: Event<Followed>, _| async {
-        Err(HandlerError::permanent("odd"))
-    });
-    started(&bus, [refuses, hears]).await;
-    let before = Timestamp::now();
-    for number in 0..5 {
-        let aggregate = format!("a{}", number % 2);
-        bus.publish(noted(aggregate, number)).await.unwrap();
-    }
-    soon(bus.wait_idle()).await.unwrap();
-    let between = Timestamp::now();
-    bus.publish(followed("a0", 9)).await.unwrap();
-    soon(bus.wait_idle()).await.unwrap();
-    let numbers = async |query: DeadLetterQuery| {
-        let letters = bus.dead_letters(&query, 10).await.unwrap();
-        let number = |letter: &DeadLetter| {
-            let noted = letter.event.typed::<Noted>().map(|event| event.number);
-            noted.unwrap_or_else(|_| letter.event.typed::<Followed>().unwrap().number)
-        };
-        letters.iter().map(number).collect::<Vec<_>>()
-    };
-    let all = DeadLetterQuery::all;
-    let a0 = AggregateRef::new("notebook", "a0");
-    assert_eq!(numbers(all()).await, [0, 1, 2, 3, 4, 9]);
-    assert_eq!(numbers(all().event_type("testkit.followed")).await, [9]);
-    assert_eq!(numbers(all().event_type("testkit.nothing")).await, [0; 0]);
-    assert_eq!(numbers(all().aggregate(a0.clone())).await, [0, 2, 4, 9]);
-    assert_eq!(
-        numbers(DeadLetterQuery::of("refuses").aggregate(a0)).await,
-        [0, 2, 4]
-    );
-    assert_eq!(
-        numbers(all().aggregate(AggregateRef::new("notebook", "b"))).await,
-        [0; 0]
-    );
-    assert_eq!(numbers(all().error("odd")).await, [1, 3, 9]);
-    assert_eq!(
-        numbers(DeadLetterQuery::of("hears").error("odd")).await,
-        [9]
-    );
-    assert_eq!(
-        numbers(all().dead_at(before..=between)).await[..5],
-        [0, 1, 2, 3, 4]
-    );
-    let later = Timestamp::from_micros(i64::MAX);
-    assert_eq!(numbers(all().dead_at(later..=later)).await, [0; 0]);
-    let groups = bus.dead_letter_groups(&all()).await.unwrap();
-    let told = groups
-        .iter()
-        .map(|it| (&*it.subscription, &*it.error, it.letters));
-    let expected = [
-        ("refuses", "even", 3),
-        ("refuses", "odd", 2),
-        ("hears", "odd", 1),
-    ];
-    assert_eq!(told.collect::<Vec<_>>(), expected);
-    let payload = bus.dead_letters(&all(), 1).await.unwrap().remove(0).event;
-    assert_eq!(
-        payload.payload().unwrap(),
-        br#"{"aggregate":"a0","number":0}"#
-    );
-}
-
-/// F6: a group, or all, are replayed in order or discarded in one step.
-pub async fn f6_a_group_is_replayed_or_discarded_as_one(harness: &dyn BusHarness) {
-    let bus = harness.bus(100, 1);
-    let journal = Journal::default();
-    let log = journal.clone();
-    let once = Subscription::from_fn("once", move |event: Event<Noted>, cx: HandlerContext| {
-        let is_replay = cx.info().is_replay;
-        if is_replay {
-            log.write("replayed", event.number);
-        }
-        async move {
-            match (event.number, is_replay) {
-                (5, _) => Err(HandlerError::permanent("five")),
-                (_, true) => Ok(()),
-                (number, _) => Err(HandlerError::permanent(
-                    ["odd", "even"][usize::from(number % 2 == 0)],
-                )),
-            }
-        }
-    });
-    started(&bus, [once]).await;
-    for number in 0..8 {
-        bus.publish(noted("a", number)).await.unwrap();
-    }
-    soon(bus.wait_idle()).await.unwrap();
-    let groups = bus
-        .dead_letter_groups(&DeadLetterQuery::all())
-        .await
-        .unwrap();
-    let even = groups.iter().find(|group| &*group.error == "even").unwrap();
-    assert_eq!(bus.replay_all(&even.query()).await.unwrap(), 4);
-    soon(bus.wait_idle()).await.unwrap();
-    assert_eq!(journal.of("replayed"), [0, 2, 4, 6]);
-    let odd = DeadLetterQuery::of("once").error("odd");
-    assert_eq!(bus.discard_all(&odd, "of no use").await.unwrap(), 3);
-    assert_eq!(bus.discard_all(&odd, "of no use").await.unwrap(), 0);
-    let all = DeadLetterQuery::all();
-    assert_eq!(bus.replay_all(&all).await.unwrap(), 1);
-    soon(bus.wait_idle()).await.unwrap();
-    assert_eq!(journal.of("replayed"), [0, 2, 4, 6, 5]);
-    assert_eq!(
-        bus.dead_letters(&all, 10).await.unwrap().len(),
-        1,
-        "it died again"
-    );
-    assert!(soon(bus.unsubscribe("once")).await);
-    let error = bus.replay_all(&all).await.unwrap_err();
-    assert!(
-        matches!(&error, LetterError::NoSuchSubscription { subscription } if subscription == "once"),
-        "{error:?}"
-    );
-    assert_eq!(
-        bus.dead_letters(&all, 10).await.unwrap().len(),
-        1,
-        "it stays"
-    );
-    soon(bus.stop(Duration::ZERO)).await.unwrap();
-    let error = bus.replay_all(&all).await.unwrap_err();
     assert!(matches!(error, LetterError::NotRunning), "{error:?}");
 }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-use domain_events::{Event, HandlerContext, HandlerError, Ordering, Subscription};
+use domain_events::{Event, HandlerContext, HandlerError, Ordering, SubscribeError, Subscription};
 use tokio::sync::{Barrier, Semaphore};
 
 use super::{
@@ -237,4 +237,29 @@ pub async fn d2_without_an_order_events_of_an_aggregate_run_side_by_side(harness
     met.sort_unstable();
     assert_eq!(met, [1, 2, 3, 4, 5, 6]);
     soon(bus.stop(std::time::Duration::ZERO)).await.unwrap();
+}
+
+/// D4: a pipeline that cannot work is refused before anything runs, by the name of what cannot.
+pub async fn d4_a_pipeline_that_cannot_work_is_refused(harness: &dyn BusHarness) {
+    let bus = harness.bus(100, 1);
+    let journal = Journal::default();
+    let one = || journal_of("one", &journal);
+    let total = one().ordering(Ordering::Total).isolated(2);
+    let mut wrong = vec![
+        ("subscription.workers", "0", one().isolated(0)),
+        ("subscription.capacity", "0", one().capacity(0)),
+        ("subscription.capacity", "0", one().isolated(1).capacity(0)),
+    ];
+    if harness.abilities().orderings {
+        wrong.push(("subscription.workers", "2", total));
+    }
+    for (field, value, wrong) in wrong {
+        let refused = bus.subscribe(wrong).await.unwrap_err();
+        let SubscribeError::Invalid { source, .. } = &refused else {
+            panic!("{refused:?}")
+        };
+        let expected = format!("{field} was not accepted: {value},");
+        assert!(source.to_string().starts_with(&expected), "{source}");
+    }
+    started(&bus, [one().isolated(1).capacity(1)]).await;
 }

@@ -76,7 +76,10 @@ pub(super) fn exact() -> RetryPolicy {
 }
 
 /// A running bus with one subscription, which has come to rest with one event, number 0.
-async fn at_rest(harness: &dyn BusHarness, subscription: Subscription) -> Arc<dyn EventBus> {
+pub(super) async fn at_rest(
+    harness: &dyn BusHarness,
+    subscription: Subscription,
+) -> Arc<dyn EventBus> {
     let bus = harness.bus(100, 1);
     started(&bus, [subscription]).await;
     bus.publish(noted("a", 0)).await.unwrap();
