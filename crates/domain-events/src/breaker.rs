@@ -8,8 +8,11 @@ use crate::ConfigError;
 ///
 /// A tripped subscription is given nothing until `pause` is over, and then one delivery at a time, as
 /// a probe. One that is handled closes the breaker: everything goes on, in order. One that fails keeps
-/// it tripped for another `pause`, and does not count as an attempt. An attempt counts as a failure
-/// unless its verdict is about the event alone: `permanent` and `skip`.
+/// it tripped for another `pause`, and does not count as an attempt.
+///
+/// `skip` speaks for the handler as handling does: failures before it and after it are not in a row,
+/// and a probe that is skipped closes the breaker. `permanent` speaks of the event alone: it neither
+/// counts as a failure nor comes between two others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CircuitBreaker {
     failures: u32,
