@@ -23,7 +23,7 @@ pub enum PublishError {
     #[error("the event was not published: the bus is stopped")]
     Stopped,
     /// There was no room, and the call was not to wait for any.
-    #[error("the event was not published: the queue of {capacity} events is full")]
+    #[error("the event was not published: the queue is full, and holds {capacity}")]
     Full {
         /// How many events the queue holds.
         capacity: usize,
@@ -39,20 +39,30 @@ pub enum PublishError {
         capacity: usize,
     },
     /// A name of the event is empty or too long.
-    #[error("the event was not published")]
+    #[error("the event was not published: a name is empty or too long")]
     Name(#[source] ConfigError),
     /// The event could not be written as JSON.
-    #[error("the event was not published")]
+    #[error("the event was not published: it could not be written as JSON")]
     Encode(#[source] EncodeError),
     /// Read back from its JSON, the event would be another one; found in debug builds (D11).
-    #[error("the event was not published")]
+    #[error("the event was not published: its JSON does not give it back as it was")]
     Unfaithful(#[source] UnfaithfulError),
     /// A volatile bus has no history to expect a version of.
     #[error("the event was not published: a bus without a store knows no versions")]
     VersionWithoutStore,
     /// The log refused the event or failed.
-    #[error("the event was not published")]
+    #[error("{}", not_appended(.0))]
     Append(#[source] AppendError),
+}
+
+fn not_appended(error: &AppendError) -> &'static str {
+    match error {
+        AppendError::OutcomeUnknown(_) => {
+            "nobody knows whether the event was published: its commit failed"
+        }
+        AppendError::Store(_) => "the event was not published: the store failed",
+        _ => "the event was not published: the log refused it",
+    }
 }
 
 /// A bus that did not start.
@@ -66,7 +76,7 @@ pub enum StartError {
     #[error("the bus was not started: no tokio runtime runs here")]
     NoRuntime,
     /// The store could not be read.
-    #[error("the bus was not started")]
+    #[error("the bus was not started: the store could not be read")]
     Store(#[source] StoreError),
 }
 
@@ -78,7 +88,7 @@ pub enum SubscribeError {
     #[error("the subscription was not made: its name {0:?} is taken")]
     DuplicateName(Arc<str>),
     /// The subscription, or its event type, cannot work.
-    #[error("the subscription {name:?} was not made")]
+    #[error("the subscription {name:?} was not made: it, or its event type, cannot work")]
     Invalid {
         /// The subscription's name.
         name: Arc<str>,
@@ -86,7 +96,7 @@ pub enum SubscribeError {
         source: RegistryError,
     },
     /// The store could not record or read the subscription.
-    #[error("the subscription was not made")]
+    #[error("the subscription was not made: the store could not record or read it")]
     Store(#[source] StoreError),
     /// The bus is stopped.
     #[error("the subscription was not made: the bus is stopped")]
@@ -137,7 +147,7 @@ pub enum LetterError {
     #[error("nothing was done: the bus is not running")]
     NotRunning,
     /// The store could not be read or written.
-    #[error("nothing was done")]
+    #[error("nothing was done: the store could not be read or written")]
     Store(#[from] StoreError),
 }
 

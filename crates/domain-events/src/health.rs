@@ -195,7 +195,7 @@ impl fmt::Display for HealthReason {
                 deliveries,
             } => write!(
                 f,
-                "{deliveries} deliveries of {subscription} wait behind dead letters"
+                "deliveries of {subscription} that wait behind dead letters: {deliveries}"
             ),
             Self::Tripped { subscription } => {
                 write!(f, "the circuit breaker of {subscription} has tripped")
@@ -203,19 +203,25 @@ impl fmt::Display for HealthReason {
             Self::Stuck {
                 subscription,
                 handlers,
-            } => write!(f, "{handlers} handlers of {subscription} do not return"),
+            } => write!(
+                f,
+                "blocking handlers of {subscription} that do not return: {handlers}"
+            ),
             Self::Lagging {
                 subscription,
                 events,
                 age,
-            } => write!(f, "{subscription} is {events} events and {age:.1?} behind"),
+            } => write!(
+                f,
+                "{subscription} is {age:.1?} behind, with events: {events}"
+            ),
             Self::DeadLetters {
                 subscription,
                 dead,
                 last,
             } => write!(
                 f,
-                "{dead} deliveries of {subscription} were given up, the last one {last:.1?} ago"
+                "deliveries of {subscription} given up: {dead}, the last one {last:.1?} ago"
             ),
         }
     }
@@ -277,10 +283,11 @@ mod tests {
         assert_eq!(
             told(&statistics),
             "degraded: 9 of 10 places of pipeline default are taken; mail is paused: somebody asked for it; \
-             2 deliveries of mail wait behind dead letters; \
-             the circuit breaker of mail has tripped; 1 handlers of mail do not return; \
-             mail is 5 events and 61.0s behind; \
-             4 deliveries of mail were given up, the last one 5.0s ago"
+             deliveries of mail that wait behind dead letters: 2; \
+             the circuit breaker of mail has tripped; \
+             blocking handlers of mail that do not return: 1; \
+             mail is 61.0s behind, with events: 5; \
+             deliveries of mail given up: 4, the last one 5.0s ago"
         );
     }
 }

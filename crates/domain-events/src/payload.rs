@@ -12,7 +12,16 @@ use serde_json::Value;
 
 use crate::DomainEvent;
 
-type Typed = Arc<dyn Any + Send + Sync>;
+/// A typed event that knows which Rust type it is.
+trait Typed: Any + Send + Sync {
+    fn rust_name(&self) -> &'static str;
+}
+
+impl<E: DomainEvent> Typed for E {
+    fn rust_name(&self) -> &'static str {
+        std::any::type_name::<E>()
+    }
+}
 
 /// An event that could not be written as JSON.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +69,18 @@ pub enum DecodeError {
         expected: String,
         /// The type of the event.
         actual: String,
+    },
+    /// The event was published as another Rust type, of which the event type has the same name.
+    #[error(
+        "the event of type {event_type:?} was not decoded as {expected}: it was published as {actual}"
+    )]
+    OtherRustType {
+        /// The type of the event.
+        event_type: String,
+        /// The Rust type asked for.
+        expected: &'static str,
+        /// The Rust type of the event.
+        actual: &'static str,
     },
     /// Nobody registered the event's type.
     #[error("the event type {event_type:?} is not registered")]
@@ -112,7 +133,7 @@ pub enum DecodeError {
 /// Content of an event.
 #[derive(Clone)]
 pub(crate) struct Payload {
-    typed: OnceLock<Typed>,
+    typed: OnceLock<Arc<dyn Typed>>,
     json: OnceLock<Box<[u8]>>,
     codec: &'static Codec,
 }
@@ -126,7 +147,7 @@ struct Codec {
 impl Payload {
     pub(crate) fn typed<E: DomainEvent>(event: Arc<E>) -> Self {
         Self {
-            typed: OnceLock::from(event as Typed),
+            typed: OnceLock::from(event as Arc<dyn Typed>),
             json: OnceLock::new(),
             codec: const {
                 &Codec {
@@ -191,12 +212,12 @@ impl Payload {
     /// The content as an `E`, decoded when first asked for; its JSON is of this schema version.
     pub(crate) fn decoded<E: DomainEvent>(&self, version: u32) -> Result<Arc<E>, DecodeError> {
         if let Some(event) = self.typed.get() {
-            return Arc::clone(event)
-                .downcast()
-                .map_err(|_| DecodeError::OtherType {
-                    expected: std::any::type_name::<E>().to_owned(),
-                    actual: E::EVENT_TYPE.to_owned(),
-                });
+            let any: Arc<dyn Any + Send + Sync> = Arc::<dyn Typed>::clone(event);
+            return any.downcast().map_err(|_| DecodeError::OtherRustType {
+                event_type: E::EVENT_TYPE.to_owned(),
+                expected: std::any::type_name::<E>(),
+                actual: event.rust_name(),
+            });
         }
         let json = self.json.get().map_or(&[][..], |json| json);
         let event = Arc::new(match version.cmp(&E::SCHEMA_VERSION) {
@@ -208,7 +229,7 @@ impl Payload {
                 known: E::SCHEMA_VERSION,
             }),
         }?);
-        let _ = self.typed.set(Arc::clone(&event) as Typed);
+        let _ = self.typed.set(Arc::clone(&event) as Arc<dyn Typed>);
         Ok(event)
     }
 }
@@ -295,5 +316,29 @@ mod tests {
     fn d11_what_is_not_read_back_is_a_difference() {
         let error = check(1, "lost").unwrap_err();
         assert!(matches!(error, UnfaithfulError::Differs { .. }), "{error}");
+    }
+    /// Another type that claims the name of [`Measured`].
+    #[derive(Serialize, Deserialize)]
+    struct Weighed;
+
+    impl DomainEvent for Weighed {
+        const EVENT_TYPE: &'static str = Measured::EVENT_TYPE;
+        const AGGREGATE_TYPE: &'static str = "test";
+
+        fn aggregate_id(&self) -> Cow<'_, str> {
+            Cow::Borrowed("a")
+        }
+    }
+
+    #[test]
+    fn an_event_of_another_rust_type_names_both() {
+        let payload = Payload::typed(Arc::new(Weighed));
+        let error = payload.decoded::<Measured>(1).map(drop).unwrap_err();
+        let place = std::any::type_name::<Weighed>().trim_end_matches("Weighed");
+        let expected = format!(
+            "the event of type \"test.measured\" was not decoded as {place}Measured: it was \
+             published as {place}Weighed"
+        );
+        assert_eq!(error.to_string(), expected);
     }
 }

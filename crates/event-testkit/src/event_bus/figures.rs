@@ -175,7 +175,7 @@ pub async fn n1_what_rests_is_counted_where_it_rests(harness: &dyn BusHarness) {
         told.contains(&"pauses is paused: somebody asked for it".to_owned()),
         "{told:?}"
     );
-    let waits = "2 deliveries of parks wait behind dead letters".to_owned();
+    let waits = "deliveries of parks that wait behind dead letters: 2".to_owned();
     assert!(told.contains(&waits), "{told:?}");
     bus.replay("parks", events[0]).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
