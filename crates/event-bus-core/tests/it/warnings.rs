@@ -10,6 +10,7 @@ use domain_events::{
     NewEvent, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
+use event_testkit::memory_store::MemoryStore;
 use log::kv::{Key, Value, VisitSource};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -117,11 +118,22 @@ async fn a_line_names_its_subscription_and_its_event_once_more_as_fields() {
 /// many.
 #[tokio::test]
 async fn f6_what_is_done_with_a_dead_letter_is_said_of_each() {
+    let volatile = InMemoryEventBus::new(BusConfig::default()).unwrap();
+    says_what_is_done(volatile, "tolls").await;
+}
+
+#[tokio::test]
+async fn f6_what_is_done_with_a_stored_dead_letter_is_said_of_each() {
+    let store = Arc::new(MemoryStore::new());
+    let durable = InMemoryEventBus::with_store(BusConfig::default(), store).unwrap();
+    says_what_is_done(durable, "peals").await;
+}
+
+async fn says_what_is_done(bus: InMemoryEventBus, name: &str) {
     listen();
-    let bus = InMemoryEventBus::new(BusConfig::default()).unwrap();
     let fails = |_: Event<Rung>, _| async { Err(HandlerError::permanent("it is cracked")) };
-    let tolls = Subscription::from_fn("tolls", fails);
-    bus.subscribe(tolls).await.unwrap();
+    let named = Subscription::from_fn(name, fails);
+    bus.subscribe(named).await.unwrap();
     bus.start().await.unwrap();
     let mut events = Vec::new();
     for bell in ["a", "a", "b", "b"] {
@@ -133,12 +145,10 @@ async fn f6_what_is_done_with_a_dead_letter_is_said_of_each() {
         bus.wait_idle().await.unwrap();
         events.push(published.event_id());
     }
-    bus.replay("tolls", events[0]).await.unwrap();
+    bus.replay(name, events[0]).await.unwrap();
     bus.wait_idle().await.unwrap();
-    bus.discard("tolls", events[1], "it was sold")
-        .await
-        .unwrap();
-    let those = DeadLetterQuery::of("tolls");
+    bus.discard(name, events[1], "it was sold").await.unwrap();
+    let those = DeadLetterQuery::of(name);
     let of_b = those.clone().aggregate(AggregateRef::new("bell", "b"));
     assert_eq!(bus.replay_all(&of_b).await.unwrap(), 2);
     bus.wait_idle().await.unwrap();
@@ -147,7 +157,7 @@ async fn f6_what_is_done_with_a_dead_letter_is_said_of_each() {
     let settled = all.iter().filter(|(text, _)| {
         let done = text.strip_prefix("dead letter");
         let done = done.is_some_and(|it| it.contains("replayed:") || it.contains("discarded:"));
-        done && text.contains("tolls")
+        done && text.contains(name)
     });
     let lines: Vec<_> = settled.collect();
     let expected = [
@@ -161,7 +171,7 @@ async fn f6_what_is_done_with_a_dead_letter_is_said_of_each() {
     ];
     let expected = expected.map(|(done, event, why)| {
         let id = events[event];
-        format!("dead letter {done}: subscription=tolls event.id={id}{why}")
+        format!("dead letter {done}: subscription={name} event.id={id}{why}")
     });
     let is_one = |line: &&&(String, BTreeMap<_, _>)| line.0.starts_with("dead letter ");
     let ones: Vec<_> = lines.iter().filter(is_one).collect();
@@ -169,7 +179,7 @@ async fn f6_what_is_done_with_a_dead_letter_is_said_of_each() {
     assert_eq!(texts, expected.iter().collect::<Vec<_>>());
     for ((_, fields), event) in ones.iter().zip([0, 1, 2, 3, 0, 2, 3]) {
         let named = (&*fields["subscription"], &*fields["event.id"]);
-        assert_eq!(named, ("tolls", &*events[event].to_string()));
+        assert_eq!(named, (name, &*events[event].to_string()));
     }
     let sums: Vec<_> = lines.iter().filter(|line| !is_one(line)).collect();
     let [replayed, discarded] = &*sums else {
