@@ -11,6 +11,9 @@ pub use options::{Durability, SqliteOptions};
 mod error;
 pub use error::{BackupError, Holder, OpenError};
 
+mod verification;
+pub use verification::{Finding, Row, Rule, Standing, Verification};
+
 mod place;
 
 mod ownership;
@@ -58,6 +61,8 @@ mod selection;
 mod history;
 
 mod names;
+
+mod verify;
 
 mod rows;
 

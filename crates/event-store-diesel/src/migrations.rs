@@ -2,11 +2,16 @@
 
 use std::{error::Error, fmt};
 
-use diesel::SqliteConnection;
+use diesel::{QueryResult, SqliteConnection, result};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use domain_events::StoreError;
 
-use crate::failure;
+use crate::{
+    database::{self, ConnectError},
+    failure,
+    place::{Access, Place},
+    queries,
+};
 
 /// The newest format of the tables that this program knows.
 pub(crate) const FORMAT: i64 = 3;
@@ -24,6 +29,20 @@ pub(crate) fn run(conn: &mut SqliteConnection) -> Result<(), StoreError> {
             let kind = failure::kind_of_message(&chain(&*error));
             StoreError::new(kind, "the tables were not made").caused_by(Cause(error))
         })
+}
+
+/// A database in memory with our tables.
+pub(crate) fn example() -> QueryResult<SqliteConnection> {
+    let failed = |error| result::Error::QueryBuilderError(Box::new(error));
+    let conn = database::connect(&Place::Memory, Access::Create);
+    let mut conn = conn.map_err(|error: ConnectError| failed(error.into()))?;
+    run(&mut conn).map_err(failed)?;
+    Ok(conn)
+}
+
+/// Our tables, indexes and views, each with its definition.
+pub(crate) fn objects() -> QueryResult<Vec<(String, String)>> {
+    queries::definitions(&mut example()?)
 }
 
 /// What a migration failed with, as an error that can be a source.
@@ -52,7 +71,6 @@ mod tests {
     use diesel::{Connection, migration::MigrationSource, sqlite::Sqlite};
 
     use super::*;
-    use crate::queries;
 
     #[test]
     fn the_newest_step_makes_the_format_this_program_knows() {
@@ -68,6 +86,21 @@ mod tests {
         conn.revert_all_migrations(MIGRATIONS).unwrap();
         let left = queries::object_names(&mut conn).unwrap();
         assert_eq!(left, ["__diesel_schema_migrations"]);
+    }
+
+    #[test]
+    fn a_step_that_was_taken_back_makes_the_same_tables_again() {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        run(&mut conn).unwrap();
+        conn.revert_last_migration(MIGRATIONS).unwrap();
+        run(&mut conn).unwrap();
+        let again = queries::definitions(&mut conn).unwrap();
+        assert_eq!(again, objects().unwrap());
+        assert!(
+            again
+                .iter()
+                .any(|(name, _)| name == "de_dead_letters_by_delivery")
+        );
     }
 
     #[test]

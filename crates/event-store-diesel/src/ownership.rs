@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use diesel::{QueryResult, SqliteConnection, result::Error};
+use diesel::{QueryResult, SqliteConnection};
 use domain_events::{StoreError, StoreErrorKind};
 
 use crate::{
@@ -161,10 +161,7 @@ fn look_at_columns(
 
 /// Our tables with their columns: what the migrations make of an empty database.
 fn our_tables() -> QueryResult<HashMap<String, Vec<String>>> {
-    let failed = |error| Error::QueryBuilderError(Box::new(error));
-    let mut conn =
-        database::connect(&Place::Memory, Access::Create).map_err(|error| failed(error.into()))?;
-    migrations::run(&mut conn).map_err(failed)?;
+    let mut conn = migrations::example()?;
     let names = queries::object_names(&mut conn)?;
     let ours = names.into_iter().filter(|name| name != MIGRATIONS_TABLE);
     ours.map(|name| Ok((name.clone(), queries::column_names(&mut conn, &name)?)))

@@ -137,7 +137,7 @@ impl SqliteEventStore {
         }
     }
 
-    async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         &self,
         what: &'static str,
         question: impl FnOnce(&mut Session) -> QueryResult<T> + Send + 'static,

@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 
 use diesel::{
-    connection::SimpleConnection,
+    connection::{DefaultLoadingMode, SimpleConnection},
     dsl::{count_star, max, min, sql},
     prelude::*,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
@@ -90,6 +90,28 @@ pub(crate) fn object_names(conn: &mut Conn) -> QueryResult<Vec<String>> {
         .load(conn)
 }
 
+/// Our tables, indexes and views, each with its definition.
+pub(crate) fn definitions(conn: &mut Conn) -> QueryResult<Vec<(String, String)>> {
+    sqlite_master::table
+        .filter(sqlite_master::name.like("de\\_%").escape('\\'))
+        .filter(sqlite_master::definition.is_not_null())
+        .order(sqlite_master::name)
+        .select((
+            sqlite_master::name,
+            sqlite_master::definition.assume_not_null(),
+        ))
+        .load(conn)
+}
+
+/// The definition of the table, the index or the view with this name.
+pub(crate) fn definition(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
+    sqlite_master::table
+        .filter(sqlite_master::name.eq(name))
+        .select(sqlite_master::definition.assume_not_null())
+        .get_result(conn)
+        .optional()
+}
+
 /// Names of a table's or view's columns; none where there is no such thing.
 pub(crate) fn column_names(conn: &mut Conn, table: &str) -> QueryResult<Vec<String>> {
     #[derive(QueryableByName)]
@@ -110,6 +132,43 @@ pub(crate) fn application(conn: &mut Conn) -> QueryResult<Option<String>> {
 
 pub(crate) fn format(conn: &mut Conn) -> QueryResult<i64> {
     de_format::table.select(de_format::version).get_result(conn)
+}
+
+pub(crate) fn formats(conn: &mut Conn) -> QueryResult<Vec<i64>> {
+    de_format::table.select(de_format::version).load(conn)
+}
+
+/// What SQLite says is wrong with the file, at most so many lines; none where nothing is.
+pub(crate) fn integrity_faults(conn: &mut Conn, limit: usize) -> QueryResult<Vec<String>> {
+    let lines = sql::<Text>(&format!("PRAGMA integrity_check({limit})"));
+    let rows: Vec<String> = lines.load(conn)?;
+    let lines = rows.iter().flat_map(|row| row.lines());
+    let faults = lines.filter(|line| *line != "ok" && !line.starts_with("***"));
+    Ok(faults.map(str::to_owned).collect())
+}
+
+/// Rows of ours that refer to one that is missing: their table, their number if they have one, and
+/// the table they refer to.
+pub(crate) fn orphans(
+    conn: &mut Conn,
+    limit: usize,
+) -> QueryResult<Vec<(String, Option<i64>, String)>> {
+    #[derive(QueryableByName)]
+    struct Orphan {
+        #[diesel(sql_type = Text)]
+        child: String,
+        #[diesel(sql_type = Nullable<BigInt>)]
+        number: Option<i64>,
+        #[diesel(sql_type = Text)]
+        parent: String,
+    }
+    let orphans = diesel::sql_query(
+        "SELECT \"table\" AS child, rowid AS number, parent FROM pragma_foreign_key_check \
+         WHERE \"table\" LIKE 'de\\_%' ESCAPE '\\' ORDER BY child",
+    );
+    let found = orphans.load_iter::<Orphan, DefaultLoadingMode>(conn)?;
+    let named = |it: Orphan| (it.child, it.number, it.parent);
+    found.take(limit).map(|row| row.map(named)).collect()
 }
 
 // The log: writing
@@ -341,6 +400,31 @@ pub(crate) fn events_between(
         .and_then(|rows| page(rows, limit))
 }
 
+/// Events after a position: so many, or as many as it takes for their payloads to have so many bytes.
+pub(crate) fn events_after(
+    conn: &mut Conn,
+    after: i64,
+    limit: usize,
+    mut bytes: usize,
+) -> QueryResult<Vec<FoundRow>> {
+    let rows = found_events::table
+        .filter(found_events::position.gt(after))
+        .order(found_events::position)
+        .select(found_events::all_columns)
+        .load_iter::<FoundRow, DefaultLoadingMode>(conn)?;
+    let mut page = Vec::new();
+    for row in rows.take(limit) {
+        let row = row?;
+        let left = bytes.checked_sub(row.payload_len());
+        page.push(row);
+        match left {
+            Some(left) => bytes = left,
+            None => break,
+        }
+    }
+    Ok(page)
+}
+
 /// The first `limit` of `rows`.
 fn page(
     rows: impl Iterator<Item = QueryResult<FoundRow>>,
@@ -394,6 +478,129 @@ pub(crate) fn has_version(conn: &mut Conn, key: i64, version: i64) -> QueryResul
 pub(crate) fn first_position(conn: &mut Conn) -> QueryResult<Option<i64>> {
     let first = found_events::table.select(min(found_events::position));
     first.get_result(conn)
+}
+
+/// An event as the index of histories has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VersionRow {
+    pub(crate) aggregate: i64,
+    pub(crate) version: i64,
+    pub(crate) position: i64,
+}
+
+/// Versions behind one of an aggregate, of that aggregate and of those with greater keys.
+pub(crate) fn versions_after(
+    conn: &mut Conn,
+    (key, last): (i64, i64),
+    limit: usize,
+) -> QueryResult<Vec<VersionRow>> {
+    use found_events::{aggregate_key, position, version};
+    let columns = (
+        aggregate_key.assume_not_null(),
+        version.assume_not_null(),
+        position,
+    );
+    let named = |row: QueryResult<(i64, i64, i64)>| {
+        row.map(|(aggregate, number, at)| VersionRow {
+            aggregate,
+            version: number,
+            position: at,
+        })
+    };
+    let same = found_events::table
+        .filter(aggregate_key.eq(key).and(version.gt(last)))
+        .order(version)
+        .select(columns)
+        .load_iter::<(i64, i64, i64), DefaultLoadingMode>(conn)?;
+    let mut page: Vec<_> = same.take(limit).map(named).collect::<QueryResult<_>>()?;
+    let others = found_events::table
+        .filter(aggregate_key.gt(key).and(version.is_not_null()))
+        .order((aggregate_key, version))
+        .select(columns)
+        .load_iter::<(i64, i64, i64), DefaultLoadingMode>(conn)?;
+    for row in others.take(limit - page.len()).map(named) {
+        page.push(row?);
+    }
+    Ok(page)
+}
+
+/// The position of the last version of an aggregate below this one.
+pub(crate) fn position_below(conn: &mut Conn, key: i64, version: i64) -> QueryResult<Option<i64>> {
+    found_events::table
+        .filter(found_events::aggregate_key.eq(key))
+        .filter(found_events::version.lt(version))
+        .order(found_events::version.desc())
+        .select(found_events::position)
+        .get_result(conn)
+        .optional()
+}
+
+/// The last version of an aggregate that is in the log.
+pub(crate) fn last_version(conn: &mut Conn, key: i64) -> QueryResult<Option<i64>> {
+    found_events::table
+        .filter(found_events::aggregate_key.eq(key))
+        .select(max(found_events::version))
+        .get_result(conn)
+}
+
+/// Keys and head versions of the aggregates behind a key.
+pub(crate) fn aggregates_after(
+    conn: &mut Conn,
+    key: i64,
+    limit: usize,
+) -> QueryResult<Vec<(i64, i64)>> {
+    let rows = de_aggregates::table
+        .filter(de_aggregates::aggregate_key.gt(key))
+        .order(de_aggregates::aggregate_key)
+        .select((de_aggregates::aggregate_key, de_aggregates::head_version))
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
+}
+
+/// Key of the aggregate and version of the event at a position; zero, which is none, where the row
+/// has lost them.
+pub(crate) fn version_at(conn: &mut Conn, position: i64) -> QueryResult<Option<(i64, i64)>> {
+    let found = found_events::table
+        .find(position)
+        .select((found_events::aggregate_key, found_events::version))
+        .get_result::<(Option<i64>, Option<i64>)>(conn)
+        .optional()?;
+    Ok(found.map(|(key, version)| (key.unwrap_or_default(), version.unwrap_or_default())))
+}
+
+/// The key of the aggregate of the event at a position.
+pub(crate) fn aggregate_at(conn: &mut Conn, position: i64) -> QueryResult<Option<i64>> {
+    version_at(conn, position).map(|found| found.map(|(key, _)| key))
+}
+
+/// The position of the event with this id, and the key of its aggregate.
+pub(crate) fn place_of(conn: &mut Conn, id: &[u8]) -> QueryResult<Option<(i64, i64)>> {
+    let found = found_events::table
+        .filter(found_events::event_id.eq(id))
+        .select((found_events::position, found_events::aggregate_key))
+        .get_result::<(i64, Option<i64>)>(conn)
+        .optional()?;
+    Ok(found.map(|(position, key)| (position, key.unwrap_or_default())))
+}
+
+/// The last positions, within a stretch of the log, of each type in each schema version: key,
+/// schema version, position.
+pub(crate) fn last_of_each_schema(
+    conn: &mut Conn,
+    after: i64,
+    last: i64,
+) -> QueryResult<Vec<(i64, i64, i64)>> {
+    use found_events::{position, schema_version, type_key};
+    let found = found_events::table
+        .filter(position.gt(after).and(position.le(last)))
+        .group_by((type_key, schema_version))
+        .select((type_key, schema_version, max(position)))
+        .load::<(Option<i64>, Option<i64>, Option<i64>)>(conn)?;
+    let known = |(key, schema, at): (Option<i64>, Option<i64>, Option<i64>)| {
+        let (key, schema) = (key.unwrap_or_default(), schema.unwrap_or_default());
+        (key, schema, at.unwrap_or_default())
+    };
+    Ok(found.into_iter().map(known).collect())
 }
 
 /// Events of a type after a position, up to another one.
@@ -573,6 +780,25 @@ pub(crate) fn subscriptions(conn: &mut Conn) -> QueryResult<Vec<SubscriptionRow>
         .load(conn)
 }
 
+/// The first subscription with this number or a greater one.
+pub(crate) fn subscription_from(conn: &mut Conn, id: i64) -> QueryResult<Option<SubscriptionRow>> {
+    de_subscriptions::table
+        .filter(de_subscriptions::subscription_id.ge(id))
+        .order(de_subscriptions::subscription_id)
+        .select(SubscriptionRow::as_select())
+        .get_result(conn)
+        .optional()
+}
+
+/// How far a subscription has come, and what is unfinished of that.
+pub(crate) fn progress(conn: &mut Conn, id: i64) -> QueryResult<Option<(i64, Vec<u8>)>> {
+    de_subscriptions::table
+        .find(id)
+        .select((de_subscriptions::through, de_subscriptions::unfinished))
+        .get_result(conn)
+        .optional()
+}
+
 pub(crate) fn insert_subscription(
     conn: &mut Conn,
     name: &str,
@@ -647,6 +873,31 @@ pub(crate) fn waiting(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<Wai
         .load(conn)
 }
 
+/// Deliveries that wait, behind the one of a subscription at a position.
+pub(crate) fn waiting_after(
+    conn: &mut Conn,
+    (subscription, at): (i64, i64),
+    limit: usize,
+) -> QueryResult<Vec<WaitingRow>> {
+    use de_waiting::{position, subscription_id};
+    let same = subscription_id.eq(subscription).and(position.gt(at));
+    let rows = de_waiting::table
+        .filter(subscription_id.gt(subscription).or(same))
+        .order((subscription_id, position))
+        .select(WaitingRow::as_select())
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
+}
+
+/// Whether a delivery that waits is a replay; `None` where it does not wait.
+pub(crate) fn waits(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<Option<bool>> {
+    de_waiting::table
+        .find((subscription, at))
+        .select(de_waiting::is_replay)
+        .get_result(conn)
+        .optional()
+}
+
 /// Positions that wait for an attempt, of one subscription or of any.
 pub(crate) fn waiting_positions(conn: &mut Conn, of: Option<i64>) -> QueryResult<Vec<i64>> {
     let mut waiting = de_waiting::table.select(de_waiting::position).into_boxed();
@@ -683,6 +934,37 @@ pub(crate) fn blocked(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<Blo
         .order(de_blocked::from_position)
         .select(BlockedRow::as_select())
         .load(conn)
+}
+
+/// Blocked aggregates, behind one of a subscription.
+pub(crate) fn blocked_after(
+    conn: &mut Conn,
+    (subscription, aggregate): (i64, i64),
+    limit: usize,
+) -> QueryResult<Vec<BlockedRow>> {
+    use de_blocked::{aggregate_key, subscription_id};
+    let same = subscription_id
+        .eq(subscription)
+        .and(aggregate_key.gt(aggregate));
+    let rows = de_blocked::table
+        .filter(subscription_id.gt(subscription).or(same))
+        .order((subscription_id, aggregate_key))
+        .select(BlockedRow::as_select())
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
+}
+
+/// The position from which an aggregate is blocked, if it is.
+pub(crate) fn blocked_from(
+    conn: &mut Conn,
+    subscription: i64,
+    aggregate: i64,
+) -> QueryResult<Option<i64>> {
+    de_blocked::table
+        .find((subscription, aggregate))
+        .select(de_blocked::from_position)
+        .get_result(conn)
+        .optional()
 }
 
 /// Positions that wait behind another one, for one subscription or for any.
@@ -730,6 +1012,22 @@ pub(crate) fn started(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i6
         .filter(de_started::subscription_id.eq(subscription))
         .select((de_started::position, de_started::unclean_ends))
         .load(conn)
+}
+
+/// Subscription, position and number of unclean ends of what was started, behind one.
+pub(crate) fn started_after(
+    conn: &mut Conn,
+    (subscription, at): (i64, i64),
+    limit: usize,
+) -> QueryResult<Vec<(i64, i64, i64)>> {
+    use de_started::{position, subscription_id};
+    let same = subscription_id.eq(subscription).and(position.gt(at));
+    let rows = de_started::table
+        .filter(subscription_id.gt(subscription).or(same))
+        .order((subscription_id, position))
+        .select(de_started::all_columns)
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
 }
 
 pub(crate) fn count_unclean_end(conn: &mut Conn) -> QueryResult<usize> {
@@ -782,6 +1080,39 @@ pub(crate) struct DeadLetterRow {
     pub(crate) error: String,
     pub(crate) first_attempt_at: i64,
     pub(crate) dead_at: i64,
+}
+
+/// A dead letter, open or settled, without its error.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = de_dead_letters)]
+pub(crate) struct KeptLetter {
+    pub(crate) dead_letter_id: i64,
+    pub(crate) subscription_id: i64,
+    pub(crate) position: i64,
+    pub(crate) reason: String,
+    pub(crate) attempts: i64,
+    pub(crate) settled_at: Option<i64>,
+    pub(crate) settled_as: Option<String>,
+}
+
+/// Dead letters, open or settled, behind one.
+pub(crate) fn letters_after(
+    conn: &mut Conn,
+    id: i64,
+    limit: usize,
+) -> QueryResult<Vec<KeptLetter>> {
+    let rows = de_dead_letters::table
+        .filter(de_dead_letters::dead_letter_id.gt(id))
+        .order(de_dead_letters::dead_letter_id)
+        .select(KeptLetter::as_select())
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
+}
+
+pub(crate) fn has_open_letter(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<bool> {
+    let open = open_letter(subscription, at).select(de_dead_letters::dead_letter_id);
+    let found = open.get_result::<i64>(conn).optional();
+    found.map(|letter| letter.is_some())
 }
 
 /// How a dead letter was settled.

@@ -179,6 +179,10 @@ impl FoundRow {
         self.version
     }
 
+    pub(crate) fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
     /// The key of the type; zero, which is none, where it is missing.
     pub(crate) fn type_key(&self) -> i64 {
         self.type_key

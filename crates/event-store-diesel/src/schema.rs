@@ -157,6 +157,8 @@ table! {
         name -> Text,
         #[sql_name = "type"]
         kind -> Text,
+        #[sql_name = "sql"]
+        definition -> Nullable<Text>,
     }
 }
 

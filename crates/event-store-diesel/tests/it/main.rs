@@ -17,3 +17,4 @@ mod reading_tools;
 mod refusal;
 mod rows;
 mod support;
+mod verify;
