@@ -14,6 +14,9 @@ pub use error::{BackupError, Holder, OpenError};
 mod verification;
 pub use verification::{Finding, Row, Rule, Standing, Verification};
 
+mod samples;
+pub use samples::{TypeFault, TypeFinding};
+
 mod place;
 
 mod ownership;

@@ -16,5 +16,6 @@ mod reading;
 mod reading_tools;
 mod refusal;
 mod rows;
+mod samples;
 mod support;
 mod verify;
