@@ -20,10 +20,11 @@ DROP INDEX de_dead_letters_by_delivery;
 CREATE UNIQUE INDEX de_dead_letters_by_delivery ON de_dead_letters (subscription_id, position) WHERE settled_at IS NULL;
 
 -- Deliveries that may be repeats and were started: one that was running at several unclean ends in a row is what
--- ends the process.
+-- ends the process. An end counts only for what its own run had started.
 CREATE TABLE de_started (
     subscription_id BIGINT NOT NULL REFERENCES de_subscriptions (subscription_id),
     position BIGINT NOT NULL,
     unclean_ends BIGINT NOT NULL,
+    is_running BOOLEAN NOT NULL,
     PRIMARY KEY (subscription_id, position)
 ) WITHOUT ROWID;

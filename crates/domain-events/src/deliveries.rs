@@ -76,7 +76,8 @@ pub struct BlockedAggregate {
 pub struct StartedDelivery {
     /// The event.
     pub position: Position,
-    /// How many runs in a row have ended uncleanly while it was running.
+    /// How many runs have ended uncleanly while it was running, since it last ended. One that did not
+    /// start it does not count.
     pub unclean_ends: u32,
 }
 
@@ -91,7 +92,7 @@ pub struct SubscriptionState {
     pub waiting: Vec<WaitingDelivery>,
     /// Aggregates that are blocked.
     pub blocked: Vec<BlockedAggregate>,
-    /// Deliveries that were running when the last run ended uncleanly, as far as that was recorded.
+    /// Deliveries that were running when a run ended uncleanly, and not started to their end since.
     pub started: Vec<StartedDelivery>,
     /// Why it is paused, if it is.
     pub paused: Option<PauseReason>,

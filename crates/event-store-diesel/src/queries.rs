@@ -993,12 +993,17 @@ pub(crate) fn delete_blocked(
 }
 
 pub(crate) fn put_started(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
-    diesel::insert_or_ignore_into(de_started::table)
+    use de_started::{is_running, position, subscription_id, unclean_ends};
+    diesel::insert_into(de_started::table)
         .values((
-            de_started::subscription_id.eq(subscription),
-            de_started::position.eq(at),
-            de_started::unclean_ends.eq(0),
+            subscription_id.eq(subscription),
+            position.eq(at),
+            unclean_ends.eq(0),
+            is_running.eq(true),
         ))
+        .on_conflict((subscription_id, position))
+        .do_update()
+        .set(is_running.eq(true))
         .execute(conn)
 }
 
@@ -1006,7 +1011,7 @@ pub(crate) fn delete_started(conn: &mut Conn, subscription: i64, at: i64) -> Que
     diesel::delete(de_started::table.find((subscription, at))).execute(conn)
 }
 
-/// Position and number of unclean ends of what was running at the last one.
+/// Position and number of unclean ends of what was running at one.
 pub(crate) fn started(conn: &mut Conn, subscription: i64) -> QueryResult<Vec<(i64, i64)>> {
     de_started::table
         .filter(de_started::subscription_id.eq(subscription))
@@ -1020,19 +1025,23 @@ pub(crate) fn started_after(
     (subscription, at): (i64, i64),
     limit: usize,
 ) -> QueryResult<Vec<(i64, i64, i64)>> {
-    use de_started::{position, subscription_id};
+    use de_started::{position, subscription_id, unclean_ends};
     let same = subscription_id.eq(subscription).and(position.gt(at));
     let rows = de_started::table
         .filter(subscription_id.gt(subscription).or(same))
         .order((subscription_id, position))
-        .select(de_started::all_columns)
+        .select((subscription_id, position, unclean_ends))
         .load_iter::<_, DefaultLoadingMode>(conn)?;
     rows.take(limit).collect()
 }
 
+/// Counts the end of the last run for what it had started, and has nothing running.
 pub(crate) fn count_unclean_end(conn: &mut Conn) -> QueryResult<usize> {
-    diesel::update(de_started::table)
-        .set(de_started::unclean_ends.eq(de_started::unclean_ends + 1))
+    diesel::update(de_started::table.filter(de_started::is_running))
+        .set((
+            de_started::unclean_ends.eq(de_started::unclean_ends + 1),
+            de_started::is_running.eq(false),
+        ))
         .execute(conn)
 }
 

@@ -103,6 +103,7 @@ table! {
         subscription_id -> BigInt,
         position -> BigInt,
         unclean_ends -> BigInt,
+        is_running -> Bool,
     }
 }
 

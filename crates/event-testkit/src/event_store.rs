@@ -105,6 +105,7 @@ macro_rules! event_store_conformance {
             r3_progress_is_kept_with_what_is_unfinished
             r3_progress_that_makes_no_sense_is_refused
             f4_a_waiting_delivery_is_kept_until_it_is_finished
+            f4_an_unclean_end_counts_for_what_its_own_run_has_started
             f5_a_blocked_aggregate_is_kept_until_it_is_unblocked
             f6_a_dead_letter_is_kept_and_waits_no_longer
             f5_a_pause_is_kept

@@ -428,7 +428,7 @@ async fn a_delivery_without_its_event_or_its_subscription_is_found() {
     assert_found([
         (
             "INSERT INTO de_waiting VALUES (2, 0, 1, 1, 1, 1, '', FALSE); \
-             INSERT INTO de_started VALUES (2, 77, 0); \
+             INSERT INTO de_started VALUES (2, 77, 0, TRUE); \
              INSERT INTO de_dead_letters VALUES (9, 2, 78, 'permanent', 1, '', 1, 1, NULL, NULL, NULL)",
             &[
                 "de_waiting, subscription 2, position 0: the event is missing",
@@ -445,7 +445,7 @@ async fn a_delivery_without_its_event_or_its_subscription_is_found() {
             &["de_blocked, subscription 2, aggregate 9: the aggregate 9 is missing"],
         ),
         (
-            "INSERT INTO de_blocked VALUES (7, 1, 99, 1, NULL); INSERT INTO de_started VALUES (7, 1, 0)",
+            "INSERT INTO de_blocked VALUES (7, 1, 99, 1, NULL); INSERT INTO de_started VALUES (7, 1, 0, TRUE)",
             &[
                 "de_blocked: the row of de_subscriptions that it refers to is missing",
                 "de_started: the row of de_subscriptions that it refers to is missing",

@@ -191,6 +191,30 @@ pub async fn f4_a_waiting_delivery_is_kept_until_it_is_finished(store: &impl Sto
     assert_eq!(states[1].waiting, [waiting(3, 1)]);
 }
 
+/// Until it has ended, or a run has ended cleanly.
+pub async fn f4_an_unclean_end_counts_for_what_its_own_run_has_started(store: &impl Store) {
+    append_all(store, (0..3).map(|_| noted("a", ""))).await;
+    let one = begin(store, &["one"]).await.subscriptions[0].id;
+    let started = |position| DeliveryChange::Started(one, Position::new(position));
+    let ends = async |changes| {
+        change(store, changes).await.unwrap();
+        let state = begin(store, &["one"]).await.subscriptions.remove(0);
+        let started = state.started.iter();
+        let ends = started.map(|it| (it.position.get(), it.unclean_ends));
+        ends.collect::<Vec<_>>()
+    };
+    assert_eq!(ends(vec![started(1), started(2)]).await, [(1, 1), (2, 1)]);
+    assert_eq!(
+        ends(vec![started(2), started(3), started(2)]).await,
+        [(1, 1), (2, 2), (3, 1)]
+    );
+    assert_eq!(ends(vec![]).await, [(1, 1), (2, 2), (3, 1)]);
+    let ended = DeliveryChange::Ended(one, Position::new(2));
+    assert_eq!(ends(vec![ended, started(3)]).await, [(1, 1), (3, 2)]);
+    assert_eq!(ends(vec![started(2)]).await, [(1, 1), (2, 1), (3, 2)]);
+    assert_eq!(ends(vec![DeliveryChange::RunEnded]).await, []);
+}
+
 /// One row, however many events wait.
 pub async fn f5_a_blocked_aggregate_is_kept_until_it_is_unblocked(store: &impl Store) {
     append_all(store, [noted("a", ""), noted("b", ""), noted("a", "")]).await;

@@ -29,8 +29,8 @@ struct Subscription {
     progress: Progress,
     waiting: BTreeMap<Position, WaitingDelivery>,
     blocked: Vec<BlockedAggregate>,
-    /// How many unclean ends in a row have found each delivery running.
-    started: BTreeMap<Position, u32>,
+    /// How many unclean ends have found each delivery running, and whether this run has started it.
+    started: BTreeMap<Position, (u32, bool)>,
     paused: Option<PauseReason>,
 }
 
@@ -56,7 +56,7 @@ impl Subscription {
 
     fn state(&self, index: usize) -> SubscriptionState {
         let started = self.started.iter();
-        let started = started.map(|(&position, &unclean_ends)| StartedDelivery {
+        let started = started.map(|(&position, &(unclean_ends, _))| StartedDelivery {
             position,
             unclean_ends,
         });
@@ -86,7 +86,9 @@ impl Subscription {
         if cleanly {
             self.started.clear();
         }
-        self.started.values_mut().for_each(|ends| *ends += 1);
+        for (ends, is_running) in self.started.values_mut() {
+            *ends += u32::from(std::mem::take(is_running));
+        }
     }
 }
 
@@ -254,7 +256,7 @@ impl Deliveries {
             }
             DeliveryChange::Paused(id, why) => self.of(id).paused = why,
             DeliveryChange::Started(id, position) => {
-                self.of(id).started.entry(position).or_default();
+                self.of(id).started.entry(position).or_default().1 = true;
             }
             DeliveryChange::Ended(id, position) => {
                 self.of(id).started.remove(&position);
