@@ -1,0 +1,211 @@
+//! Who knows what was promised, and holds a file and a journal against it.
+
+mod fault;
+mod order;
+
+use std::collections::{HashMap, HashSet};
+
+use domain_events::{AggregateRef, DomainEvent};
+
+pub(crate) use self::fault::{Fault, Gap};
+use self::order::Watch;
+use crate::{
+    events::{Counted, Echoed, NAMES, SKIP, is_echoed},
+    journal::{Delivery, Fact},
+    snapshot::{Letter, Snapshot},
+};
+
+/// What was found in a run besides faults.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) events: u64,
+    pub(crate) attempts: u64,
+    pub(crate) repeats: u64,
+    pub(crate) lost: u64,
+    pub(crate) crashed: u64,
+}
+
+/// Judges the lives of a run, one after the other.
+#[derive(Default)]
+pub(crate) struct Judge {
+    /// What the last life has left.
+    pub(crate) before: Snapshot,
+    /// Deliveries that were handled, whether or not that was saved.
+    handled: HashSet<Delivery>,
+    /// Deliveries that failed for good.
+    died: HashSet<Delivery>,
+    discarding: HashSet<Delivery>,
+    /// Where dead letters were replayed.
+    replayed: HashSet<Lane>,
+    accepted: HashMap<u64, u64>,
+    /// How many unclean ends may have found a delivery running, as far as that is recorded.
+    found_running: HashMap<Delivery, u32>,
+    aborts: u32,
+    pub(crate) figures: Figures,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Judge {
+    /// Judges a life by its facts, and by what it has left.
+    pub(crate) fn life(&mut self, facts: &[Fact], after: Snapshot) {
+        self.faults
+            .extend(after.found.findings.iter().map(Fault::from));
+        if !after.log.starts_with(&self.before.log) {
+            self.faults.push("the log is not what it was".into());
+        }
+        let mut watch = Watch::new(&self.before, &after, &self.handled, &self.replayed);
+        facts.iter().for_each(|fact| watch.see(fact));
+        let seen = watch.end();
+        self.figures.repeats += seen.repeats;
+        self.figures.attempts += seen.attempts;
+        self.faults.extend(seen.faults);
+        self.handled.extend(seen.handled);
+        self.died.extend(seen.died);
+        self.replayed.extend(seen.replayed);
+        let started = facts.iter().filter_map(|fact| match fact {
+            Fact::Starting(delivery) => Some(*delivery),
+            _ => None,
+        });
+        if !facts.contains(&Fact::Stopped(true)) {
+            for delivery in started.collect::<HashSet<_>>() {
+                *self.found_running.entry(delivery).or_default() += 1;
+            }
+        }
+        for fact in facts {
+            match *fact {
+                Fact::Accepted(number, position) => drop(self.accepted.insert(number, position)),
+                Fact::Discarding(delivery) => drop(self.discarding.insert(delivery)),
+                _ => {}
+            }
+        }
+        self.check_log(&after);
+        self.check_deliveries(&after);
+        self.check_letters(&after);
+        self.figures.events = after.log.len() as u64;
+        self.before = after;
+    }
+
+    /// Every accepted event is there, and every echo, once.
+    fn check_log(&mut self, after: &Snapshot) {
+        let mut places: HashMap<(&str, u64), u64> = HashMap::new();
+        for (position, event) in (1..).zip(&after.log) {
+            if places
+                .insert((&event.event_type, event.number), position)
+                .is_some()
+            {
+                let (kind, number) = (&event.event_type, event.number);
+                self.faults
+                    .push(format!("{kind} {number} is in the log twice").into());
+            }
+        }
+        for (number, position) in &self.accepted {
+            let found = places.get(&(Counted::EVENT_TYPE, *number));
+            if found != Some(position) {
+                self.figures.lost += 1;
+                let fault =
+                    format!("event {number} was accepted at {position}, and is at {found:?}");
+                self.faults.push(fault.into());
+            }
+        }
+        for (position, event) in after.deliveries(SKIP) {
+            let is_echo_due = is_echoed(event.number) && self.handled.contains(&(SKIP, position));
+            if is_echo_due && !places.contains_key(&(Echoed::EVENT_TYPE, event.number)) {
+                self.figures.lost += 1;
+                let number = event.number;
+                self.faults
+                    .push(format!("event {number} was handled, and has no echo").into());
+            }
+        }
+    }
+
+    /// What the file says is done, a handler has done.
+    fn check_deliveries(&mut self, after: &Snapshot) {
+        let is_kept = |letter: &&Letter| letter.settled_as.as_deref() != Some("replayed");
+        let kept = after.letters.iter().filter(is_kept);
+        let kept: HashSet<_> = kept.map(|letter| letter.delivery).collect();
+        for who in 0..NAMES.len() {
+            for (position, event) in after.deliveries(who) {
+                let delivery = (who, position);
+                let is_replayed = after.known[who].waiting.contains_key(&position);
+                let is_known = self.handled.contains(&delivery)
+                    || is_replayed
+                    || kept.contains(&delivery)
+                    || after.is_open(delivery, &event.aggregate);
+                if !is_known {
+                    let lane = (who, event.aggregate.clone());
+                    let gap = self.replayed.contains(&lane).then_some(Gap::Replay);
+                    self.figures.lost += u64::from(gap.is_none());
+                    let text = format!("{} was lost", shown(delivery));
+                    self.faults.push(Fault::new(gap, text));
+                }
+            }
+        }
+    }
+
+    /// What is a dead letter, failed; and what was discarded, somebody discarded.
+    fn check_letters(&mut self, after: &Snapshot) {
+        let mut crashed = 0;
+        for letter in &after.letters {
+            let delivery = letter.delivery;
+            let found = self.found_running.get(&delivery).copied();
+            let found = found.unwrap_or_default();
+            let may_be = match &*letter.reason {
+                "crashed" => {
+                    crashed += 1;
+                    found >= 3
+                }
+                _ => self.died.contains(&delivery),
+            };
+            if !may_be {
+                let fault = format!(
+                    "{} is a dead letter ({}), and was started before {found} unclean ends",
+                    shown(delivery),
+                    letter.reason
+                );
+                self.faults.push(fault.into());
+            }
+            let is_discarded = letter.settled_as.as_deref() == Some("discarded");
+            if is_discarded && !self.discarding.contains(&delivery) {
+                self.faults
+                    .push(format!("nobody discarded {}", shown(delivery)).into());
+            }
+        }
+        self.figures.crashed = crashed;
+    }
+
+    /// A handler ends the process once before its starts are recorded, and three times after that (F4).
+    pub(crate) fn aborted(&mut self) {
+        self.aborts += 1;
+        if self.aborts > 4 {
+            let aborts = self.aborts;
+            self.faults
+                .push(format!("a handler has ended the process {aborts} times").into());
+        }
+    }
+
+    /// Once everything is settled, nothing is left.
+    pub(crate) fn check_settled(&mut self) {
+        let head = self.before.log.len() as u64;
+        for (name, known) in NAMES.iter().zip(&self.before.known) {
+            let is_over = known.through == head
+                && known.unfinished.is_empty()
+                && known.waiting.is_empty()
+                && known.blocked.is_empty()
+                && !known.is_paused;
+            if !is_over {
+                self.faults.push(format!("{name} is not at rest").into());
+            }
+        }
+        if self.before.letters.iter().any(|it| it.settled_as.is_none()) {
+            self.faults.push("a dead letter is left".into());
+        }
+    }
+}
+
+/// A delivery, as it is told to a person.
+fn shown((who, position): Delivery) -> String {
+    format!("the delivery of {position} to {:?}", NAMES[who])
+}
+
+/// A subscription and an aggregate.
+type Lane = (usize, AggregateRef);
