@@ -5,6 +5,7 @@
 mod arch;
 mod bench;
 mod ci;
+mod crash;
 mod demo;
 mod lint;
 mod step;
@@ -36,7 +37,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Runs lint, arch, test and a short demo that is killed again and again.
+    /// Kills a system again and again, and holds it to what it had promised; `--strict` lets nothing pass.
+    Crash {
+        /// `--runs 200`, `--seed` of the first one, `--jobs`, `--strict`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Runs lint, arch, test, some of the runs of crash, and a short demo that is killed again and again.
     Ci,
 }
 
@@ -57,6 +64,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Arch => arch::run()?,
         Task::Demo { arguments } => return demo::run(&arguments),
         Task::Bench { arguments } => return bench::run(&arguments),
+        Task::Crash { arguments } => return crash::run(&arguments),
         Task::Ci => ci::run()?,
     }
     Ok(ExitCode::SUCCESS)
