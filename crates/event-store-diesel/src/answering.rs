@@ -103,37 +103,51 @@ mod tests {
     use super::*;
     use crate::transaction::Transaction;
 
-    struct Counted(Arc<AtomicUsize>);
+    /// What was answered, in order, with how many groups were unanswered meanwhile.
+    type Told = Arc<Mutex<Vec<(&'static str, usize)>>>;
 
-    impl Request for Counted {
+    struct Named(&'static str, Told, Arc<AtomicUsize>);
+
+    impl Request for Named {
         fn apply(&mut self, _: &mut Transaction<'_>) -> QueryResult<()> {
             Ok(())
         }
 
         fn answer(self: Box<Self>, _: Result<(), Fault>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            let Self(name, told, unanswered) = *self;
+            let told_now = (name, unanswered.load(Ordering::Relaxed));
+            told.lock().unwrap().push(told_now);
         }
     }
 
     #[test]
     fn p3_a_few_are_not_answered_before_the_many_that_came_first() {
         let (answering, answerer) = Answering::new(Answers::default());
-        let answered = Arc::default();
-        let group = |size: usize| {
-            let request = || Box::new(Counted(Arc::clone(&answered))) as Box<dyn Request>;
-            (0..size).map(|_| request()).collect()
+        let told = Told::default();
+        let group = |name, size: usize| {
+            let unanswered = &answering.unanswered;
+            let request = || Named(name, Arc::clone(&told), Arc::clone(unanswered));
+            (0..size)
+                .map(|_| Box::new(request()) as Box<dyn Request>)
+                .collect()
         };
-        answering.tell(group(1), Ok(()));
-        assert_eq!(answered.load(Ordering::Relaxed), 1);
-        answering.tell(group(MANY), Ok(()));
+        answering.tell(group("first", 1), Ok(()));
+        assert_eq!(*told.lock().unwrap(), [("first", 0)]);
+        answering.tell(group("many", MANY), Ok(()));
         assert!(!answering.is_quick(1));
-        assert_eq!(answered.load(Ordering::Relaxed), 1);
-        let few = group(1);
+        assert_eq!(told.lock().unwrap().len(), 1);
+        let few = group("few", 1);
         std::thread::scope(|scope| {
             scope.spawn(|| answerer.run());
+            while told.lock().unwrap().len() <= MANY {
+                std::thread::yield_now();
+            }
             answering.tell(few, Ok(()));
             drop(answering);
         });
-        assert_eq!(answered.load(Ordering::Relaxed), MANY + 2);
+        let told = told.lock().unwrap();
+        // Until the last of the many is answered, none may go before it.
+        assert_eq!(told[1..=MANY], [("many", 1); MANY]);
+        assert_eq!(told[MANY + 1].0, "few");
     }
 }

@@ -100,6 +100,7 @@ mod tests {
     fn who_waits_last_is_the_first_to_get_work() {
         let queue = Queue::new();
         let (send, took) = mpsc::channel();
+        let mut all = Vec::new();
         thread::scope(|scope| {
             for number in 0..3 {
                 let send = send.clone();
@@ -115,12 +116,14 @@ mod tests {
             }
             for work in 0..10 {
                 queue.push(work).unwrap();
-                assert_eq!(took.recv().unwrap(), (2, Some(work)));
+                all.push(took.recv().unwrap());
                 while queue.lock().idle.len() < 3 {
                     thread::yield_now();
                 }
             }
+            // Before anything is checked: a panic would wait for the threads, and they for work.
             queue.close();
         });
+        assert!(all.into_iter().eq((0..10).map(|work| (2, Some(work)))));
     }
 }
