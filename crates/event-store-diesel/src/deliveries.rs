@@ -187,7 +187,7 @@ fn dead<'a>(
     let refused = || Stop::Refused("a dead letter whose event is not in the log was not saved");
     let position = position.ok_or_else(refused)?;
     tx.write_rows()?;
-    if queries::event_at(&mut tx.session.conn, position)?.is_none() {
+    if queries::event_at(&mut tx.session.conn, position)?.is_empty() {
         return Err(refused());
     }
     Ok(NewDeadLetter {

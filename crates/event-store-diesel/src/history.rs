@@ -6,7 +6,7 @@ use diesel::QueryResult;
 
 use crate::{
     queries,
-    rows::FoundRow,
+    rows::FoundRows,
     session::{Session, broken},
 };
 
@@ -18,7 +18,7 @@ pub(crate) fn page(
     versions: &RangeInclusive<i64>,
     after: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
+) -> QueryResult<FoundRows> {
     let conn = &mut session.conn;
     // Before the page, which then reaches at least so far.
     let head = queries::head_version(conn, key)?;
@@ -49,7 +49,7 @@ enum Found {
 }
 
 /// What `rows` say; they should begin with this version.
-fn found(session: &mut Session, rows: &[FoundRow], first: i64) -> QueryResult<Found> {
+fn found(session: &mut Session, rows: &FoundRows, first: i64) -> QueryResult<Found> {
     let mut start = None;
     for (row, place) in rows.iter().zip(0..) {
         if row.version() == start.unwrap_or(first) + place {

@@ -1,23 +1,52 @@
 //! Names behind the keys of rows, kept in memory: once committed, a name never changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
 
 use diesel::{QueryResult, SqliteConnection};
-use domain_events::AggregateRef;
+use domain_events::{AggregateRef, EventEnvelope};
 
 use crate::{
     queries,
-    rows::{FoundRow, NamedRow, Page},
+    rows::{FoundRow, FoundRows, Page},
 };
 
 /// How many aggregates are kept before all are forgotten; some 20 MiB.
 const LIMIT: usize = 100_000;
 
+type ByKey<T> = HashMap<i64, T, BuildHasherDefault<Spread>>;
+
+/// The hash of a key. We have given the keys ourselves, in turn, so nobody can choose ones that
+/// meet; a hash that is proof against that takes longer than all else that is done for a row.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|&byte| self.write_i64(i64::from(byte)));
+    }
+
+    fn write_i64(&mut self, key: i64) {
+        // Of an odd factor: the table looks at both ends of a hash.
+        let product = (self.0 ^ key.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Names that one connection has read.
 #[derive(Default)]
 pub(crate) struct Names {
-    event_types: HashMap<i64, Arc<str>>,
-    aggregates: HashMap<i64, AggregateRef>,
+    event_types: ByKey<Arc<str>>,
+    aggregates: ByKey<AggregateRef>,
     keys: HashMap<AggregateRef, i64>,
 }
 
@@ -26,17 +55,19 @@ impl Names {
     pub(crate) fn page(
         &mut self,
         conn: &mut SqliteConnection,
-        rows: Vec<FoundRow>,
+        rows: FoundRows,
     ) -> QueryResult<Page> {
         let (mut event_types, mut aggregates) = (Vec::new(), Vec::new());
+        let mut before = (None, None);
         for (index, row) in rows.iter().enumerate() {
-            let before = index.checked_sub(1).map(|before| &rows[before]);
-            if before.is_none_or(|before| before.type_key() != row.type_key()) {
-                event_types.push((index, self.event_type(conn, row.type_key())?));
+            let (event_type, aggregate) = (row.type_key(), row.aggregate_key());
+            if before.0 != Some(event_type) {
+                event_types.push((index, self.event_type(conn, event_type)?));
             }
-            if before.is_none_or(|before| before.aggregate_key() != row.aggregate_key()) {
-                aggregates.push((index, self.aggregate(conn, row.aggregate_key())?));
+            if before.1 != Some(aggregate) {
+                aggregates.push((index, self.aggregate(conn, aggregate)?));
             }
+            before = (Some(event_type), Some(aggregate));
         }
         Ok(Page {
             rows,
@@ -45,25 +76,21 @@ impl Names {
         })
     }
 
-    /// `row` with its names.
-    pub(crate) fn named(
+    /// The event of `row`, marked where it is damaged.
+    pub(crate) fn envelope(
         &mut self,
         conn: &mut SqliteConnection,
-        row: FoundRow,
-    ) -> QueryResult<NamedRow> {
-        let (event_type, aggregate) = self.of_row(conn, &row)?;
-        Ok(NamedRow {
-            row,
-            event_type,
-            aggregate,
-        })
+        row: FoundRow<'_>,
+    ) -> QueryResult<EventEnvelope> {
+        let (event_type, aggregate) = self.of_row(conn, row)?;
+        Ok(row.envelope(event_type.as_ref(), aggregate))
     }
 
     /// When the event of `row` was recorded; `None` where it is damaged.
     pub(crate) fn intact_time(
         &mut self,
         conn: &mut SqliteConnection,
-        row: &FoundRow,
+        row: FoundRow<'_>,
     ) -> QueryResult<Option<i64>> {
         let (event_type, aggregate) = self.of_row(conn, row)?;
         let names = event_type.as_deref().zip(aggregate.as_ref());
@@ -74,7 +101,7 @@ impl Names {
     fn of_row(
         &mut self,
         conn: &mut SqliteConnection,
-        row: &FoundRow,
+        row: FoundRow<'_>,
     ) -> QueryResult<(Option<Arc<str>>, Option<AggregateRef>)> {
         Ok((
             self.event_type(conn, row.type_key())?,
@@ -137,7 +164,7 @@ impl Names {
     }
 }
 
-fn make_room<K, V>(known: &mut HashMap<K, V>) {
+fn make_room<K, V, S>(known: &mut HashMap<K, V, S>) {
     if known.len() >= LIMIT {
         known.clear();
     }

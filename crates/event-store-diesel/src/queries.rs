@@ -6,10 +6,10 @@
 use std::ops::RangeInclusive;
 
 use diesel::{
-    connection::{DefaultLoadingMode, SimpleConnection},
+    connection::{DefaultLoadingMode, LoadConnection, SimpleConnection},
     dsl::{count_star, max, min, sql},
     prelude::*,
-    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    query_builder::{AsQuery, AstPass, Query, QueryFragment, QueryId},
     sql_types::{BigInt, Binary, Nullable, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
@@ -17,7 +17,7 @@ use domain_events::{AggregateRef, CorrelationId, DeadLetterQuery, EventId, Posit
 
 use crate::{
     pending::PendingRow,
-    rows::{FoundRow, signed},
+    rows::{FoundRows, signed},
     schema::{
         de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format,
         de_processing, de_runs, de_started, de_subscriptions, de_waiting, found_events,
@@ -348,40 +348,36 @@ pub(crate) fn greatest_event_id(conn: &mut Conn) -> QueryResult<Option<Vec<u8>>>
         .optional()
 }
 
-pub(crate) fn event(conn: &mut Conn, id: &EventId) -> QueryResult<Option<FoundRow>> {
-    found_events::table
+pub(crate) fn event(conn: &mut Conn, id: &EventId) -> QueryResult<FoundRows> {
+    let event = found_events::table
         .filter(found_events::event_id.eq(&id.as_bytes()[..]))
-        .select(found_events::all_columns)
-        .get_result(conn)
-        .optional()
+        .select(found_events::all_columns);
+    found(conn, event, 1)
 }
 
-pub(crate) fn event_at(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
-    found_events::table
+pub(crate) fn event_at(conn: &mut Conn, position: i64) -> QueryResult<FoundRows> {
+    let event = found_events::table
         .find(position)
-        .select(found_events::all_columns)
-        .get_result(conn)
-        .optional()
+        .select(found_events::all_columns);
+    found(conn, event, 1)
 }
 
 /// The first event at or after a position.
-pub(crate) fn event_from(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
-    found_events::table
+pub(crate) fn event_from(conn: &mut Conn, position: i64) -> QueryResult<FoundRows> {
+    let event = found_events::table
         .filter(found_events::position.ge(position))
         .order(found_events::position)
-        .select(found_events::all_columns)
-        .get_result(conn)
-        .optional()
+        .select(found_events::all_columns);
+    found(conn, event, 1)
 }
 
 /// The last event before a position.
-pub(crate) fn event_before(conn: &mut Conn, position: i64) -> QueryResult<Option<FoundRow>> {
-    found_events::table
+pub(crate) fn event_before(conn: &mut Conn, position: i64) -> QueryResult<FoundRows> {
+    let event = found_events::table
         .filter(found_events::position.lt(position))
         .order(found_events::position.desc())
-        .select(found_events::all_columns)
-        .get_result(conn)
-        .optional()
+        .select(found_events::all_columns);
+    found(conn, event, 1)
 }
 
 /// Events after a position, up to another one.
@@ -390,51 +386,47 @@ pub(crate) fn events_between(
     after: i64,
     last: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
-    found_events::table
+) -> QueryResult<FoundRows> {
+    let events = found_events::table
         .filter(found_events::position.gt(after))
         .filter(found_events::position.le(last))
         .order(found_events::position)
-        .select(found_events::all_columns)
-        .load_iter(conn)
-        .and_then(|rows| page(rows, limit))
+        .select(found_events::all_columns);
+    found(conn, events, limit)
 }
 
-/// Events after a position: so many, or as many as it takes for their payloads to have so many bytes.
+/// Events after a position: so many, or as many as it takes for them to have so many bytes.
 pub(crate) fn events_after(
     conn: &mut Conn,
     after: i64,
     limit: usize,
-    mut bytes: usize,
-) -> QueryResult<Vec<FoundRow>> {
-    let rows = found_events::table
+    bytes: usize,
+) -> QueryResult<FoundRows> {
+    let events = found_events::table
         .filter(found_events::position.gt(after))
         .order(found_events::position)
-        .select(found_events::all_columns)
-        .load_iter::<FoundRow, DefaultLoadingMode>(conn)?;
-    let mut page = Vec::new();
-    for row in rows.take(limit) {
-        let row = row?;
-        let left = bytes.checked_sub(row.payload_len());
-        page.push(row);
-        match left {
-            Some(left) => bytes = left,
-            None => break,
+        .select(found_events::all_columns);
+    let mut rows = FoundRows::default();
+    for row in conn.load(events.as_query())?.take(limit) {
+        rows.push(&row?);
+        if rows.bytes() > bytes {
+            break;
         }
     }
-    Ok(page)
+    Ok(rows)
 }
 
-/// The first `limit` of `rows`.
-fn page(
-    rows: impl Iterator<Item = QueryResult<FoundRow>>,
-    limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
-    let mut page = Vec::with_capacity(limit.min(1_024));
-    for row in rows.take(limit) {
-        page.push(row?);
+/// The first `limit` of the events that a query means.
+fn found<'query, Q>(conn: &mut Conn, query: Q, limit: usize) -> QueryResult<FoundRows>
+where
+    Q: AsQuery<SqlType = found_events::SqlType>,
+    Q::Query: QueryFragment<Sqlite> + QueryId + 'query,
+{
+    let mut rows = FoundRows::default();
+    for row in conn.load(query.as_query())?.take(limit) {
+        rows.push(&row?);
     }
-    Ok(page)
+    Ok(rows)
 }
 
 pub(crate) fn events_of_aggregate(
@@ -443,16 +435,15 @@ pub(crate) fn events_of_aggregate(
     versions: &RangeInclusive<i64>,
     after: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
-    found_events::table
+) -> QueryResult<FoundRows> {
+    let events = found_events::table
         .filter(found_events::aggregate_key.eq(key))
         .filter(found_events::version.ge(versions.start()))
         .filter(found_events::version.le(versions.end()))
         .filter(found_events::position.gt(after))
         .order(found_events::version)
-        .select(found_events::all_columns)
-        .load_iter(conn)
-        .and_then(|rows| page(rows, limit))
+        .select(found_events::all_columns);
+    found(conn, events, limit)
 }
 
 /// The last version of the aggregate with this key, zero for none.
@@ -610,15 +601,14 @@ pub(crate) fn events_of_type(
     after: i64,
     last: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
-    found_events::table
+) -> QueryResult<FoundRows> {
+    let events = found_events::table
         .filter(found_events::type_key.eq(key))
         .filter(found_events::position.gt(after))
         .filter(found_events::position.le(last))
         .order(found_events::position)
-        .select(found_events::all_columns)
-        .load_iter(conn)
-        .and_then(|rows| page(rows, limit))
+        .select(found_events::all_columns);
+    found(conn, events, limit)
 }
 
 /// The event that began a chain, if it is after a position.
@@ -626,15 +616,14 @@ pub(crate) fn beginning(
     conn: &mut Conn,
     chain: CorrelationId,
     after: i64,
-) -> QueryResult<Option<FoundRow>> {
+) -> QueryResult<FoundRows> {
     let id = &chain.as_bytes()[..];
-    found_events::table
+    let event = found_events::table
         .filter(found_events::event_id.eq(id))
         .filter(found_events::correlation_id.eq(id))
         .filter(found_events::position.gt(after))
-        .select(found_events::all_columns)
-        .get_result(conn)
-        .optional()
+        .select(found_events::all_columns);
+    found(conn, event, 1)
 }
 
 /// The events of a chain without the one that began it, which is not in the index.
@@ -643,16 +632,15 @@ pub(crate) fn events_of_chain(
     chain: CorrelationId,
     after: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
+) -> QueryResult<FoundRows> {
     let id = &chain.as_bytes()[..];
-    found_events::table
+    let events = found_events::table
         .filter(found_events::correlation_id.eq(id))
         .filter(found_events::correlation_id.ne(found_events::event_id))
         .filter(found_events::position.gt(after))
         .order(found_events::position)
-        .select(found_events::all_columns)
-        .load_iter(conn)
-        .and_then(|rows| page(rows, limit))
+        .select(found_events::all_columns);
+    found(conn, events, limit)
 }
 
 // The log: counting

@@ -115,11 +115,10 @@ impl SqliteEventStore {
 
 /// The event at a position, unless it was pruned meanwhile.
 fn sample(session: &mut Session, position: i64) -> QueryResult<Option<Arc<EventEnvelope>>> {
-    let Some(row) = queries::event_at(&mut session.conn, position)? else {
-        return Ok(None);
-    };
-    let row = session.names.named(&mut session.conn, row)?;
-    Ok(Some(Arc::new(row.into_envelope())))
+    let found = queries::event_at(&mut session.conn, position)?;
+    let envelope = |row| session.names.envelope(&mut session.conn, row);
+    let envelope = found.first().map(envelope).transpose()?;
+    Ok(envelope.map(Arc::new))
 }
 
 fn fault(registry: &EventRegistry, envelope: &Arc<EventEnvelope>) -> Option<TypeFault> {

@@ -8,7 +8,7 @@ use domain_events::{CorrelationId, EventQuery, Position, Timestamp};
 use crate::{
     history, positions,
     queries::{self, Span, SubscriptionRow},
-    rows::{FoundRow, signed},
+    rows::{FoundRow, FoundRows, signed},
     session::{Session, broken},
 };
 
@@ -58,10 +58,10 @@ impl Selection {
         session: &mut Session,
         after: Position,
         limit: usize,
-    ) -> QueryResult<Vec<FoundRow>> {
+    ) -> QueryResult<FoundRows> {
         let (conn, after) = (&mut session.conn, signed(after.get()));
         match self {
-            Self::Nothing => Ok(Vec::new()),
+            Self::Nothing => Ok(FoundRows::default()),
             Self::Positions(range) => {
                 let after = after.max(range.start() - 1);
                 queries::events_between(conn, after, *range.end(), limit)
@@ -117,12 +117,11 @@ fn first_recorded_from(session: &mut Session, time: i64) -> QueryResult<i64> {
 /// Position and time of the first event at or after a position that is not damaged: what a damaged
 /// one says of its time could lead past events that are not.
 fn intact_from(session: &mut Session, mut position: i64) -> QueryResult<Option<(i64, i64)>> {
-    while let Some(row) = queries::event_from(&mut session.conn, position)? {
-        let found = row.position();
-        if let Some(at) = session.names.intact_time(&mut session.conn, &row)? {
-            return Ok(Some((found, at)));
+    while let Some(row) = queries::event_from(&mut session.conn, position)?.first() {
+        if let Some(at) = session.names.intact_time(&mut session.conn, row)? {
+            return Ok(Some((row.position(), at)));
         }
-        position = found + 1;
+        position = row.position() + 1;
     }
     Ok(None)
 }
@@ -137,13 +136,13 @@ fn of_type(
     key: i64,
     mut after: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
+) -> QueryResult<FoundRows> {
     let head = queries::head(conn)?;
-    let mut page = Vec::new();
+    let mut page = FoundRows::default();
     while after < head && page.len() < limit {
         let last = after.saturating_add(STRETCH);
         let left = limit - page.len();
-        page.extend(queries::events_of_type(conn, key, after, last, left)?);
+        page.append(queries::events_of_type(conn, key, after, last, left)?);
         after = last;
     }
     Ok(page)
@@ -154,11 +153,12 @@ fn chain(
     id: CorrelationId,
     after: i64,
     limit: usize,
-) -> QueryResult<Vec<FoundRow>> {
+) -> QueryResult<FoundRows> {
     let mut page = queries::events_of_chain(conn, id, after, limit)?;
-    if let Some(beginning) = queries::beginning(conn, id, after)? {
-        let place = page.partition_point(|row| row.position() < beginning.position());
-        page.insert(place, beginning);
+    let beginning = queries::beginning(conn, id, after)?;
+    if !beginning.is_empty() {
+        page.append(beginning);
+        page.sort_in_last();
         page.truncate(limit);
     }
     Ok(page)
@@ -166,8 +166,8 @@ fn chain(
 
 fn span_of_chain(conn: &mut SqliteConnection, id: CorrelationId) -> QueryResult<Span> {
     let (count, first, last) = queries::span_of_chain(conn, id)?;
-    let beginning = queries::beginning(conn, id, 0)?.map(|row| row.position());
-    let Some(at) = beginning else {
+    let beginning = queries::beginning(conn, id, 0)?;
+    let Some(at) = beginning.first().map(FoundRow::position) else {
         return Ok((count, first, last));
     };
     let first = first.map_or(at, |first| first.min(at));
@@ -205,14 +205,14 @@ impl Unfinished {
         Ok(Self { after, before })
     }
 
-    fn page(&self, session: &mut Session, after: i64, limit: usize) -> QueryResult<Vec<FoundRow>> {
+    fn page(&self, session: &mut Session, after: i64, limit: usize) -> QueryResult<FoundRows> {
         let conn = &mut session.conn;
-        let mut page = Vec::new();
+        let mut page = FoundRows::default();
         for &position in self.before.iter().filter(|&&it| it > after).take(limit) {
-            page.extend(queries::event_at(conn, position)?);
+            page.append(queries::event_at(conn, position)?);
         }
         let (after, left) = (after.max(self.after), limit.saturating_sub(page.len()));
-        page.extend(queries::events_between(conn, after, i64::MAX, left)?);
+        page.append(queries::events_between(conn, after, i64::MAX, left)?);
         Ok(page)
     }
 

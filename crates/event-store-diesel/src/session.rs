@@ -49,8 +49,8 @@ impl Session {
     /// When the last event that is not damaged was recorded.
     pub(crate) fn last_recorded_at(&mut self) -> QueryResult<Option<i64>> {
         let mut before = i64::MAX;
-        while let Some(row) = queries::event_before(&mut self.conn, before)? {
-            let time = self.names.intact_time(&mut self.conn, &row)?;
+        while let Some(row) = queries::event_before(&mut self.conn, before)?.first() {
+            let time = self.names.intact_time(&mut self.conn, row)?;
             if time.is_some() {
                 return Ok(time);
             }
@@ -60,11 +60,10 @@ impl Session {
     }
 
     pub(crate) fn event(&mut self, id: EventId) -> QueryResult<Option<EventEnvelope>> {
-        let Some(row) = queries::event(&mut self.conn, &id)? else {
-            return Ok(None);
-        };
-        let row = self.names.named(&mut self.conn, row)?;
-        Ok(Some(row.into_envelope()))
+        let found = queries::event(&mut self.conn, &id)?;
+        let row = found.first();
+        row.map(|row| self.names.envelope(&mut self.conn, row))
+            .transpose()
     }
 
     /// Up to `limit` of the events that `query` means, after a position.
@@ -99,10 +98,11 @@ impl Session {
         let Some(position) = position else {
             return Ok(None);
         };
-        let Some(row) = queries::event_at(&mut self.conn, position)? else {
+        let found = queries::event_at(&mut self.conn, position)?;
+        let Some(row) = found.first() else {
             return Ok(None);
         };
-        let at = self.names.intact_time(&mut self.conn, &row)?;
+        let at = self.names.intact_time(&mut self.conn, row)?;
         Ok(at.map(|at| Recorded {
             position: Position::new(unsigned(position)),
             version: Version::new(unsigned(row.version())),
@@ -223,8 +223,8 @@ impl Session {
     }
 
     fn dead_letter(&mut self, row: DeadLetterRow, subscription: &str) -> QueryResult<DeadLetter> {
-        let event = match queries::event_at(&mut self.conn, row.position)? {
-            Some(event) => self.names.named(&mut self.conn, event)?.into_envelope(),
+        let event = match queries::event_at(&mut self.conn, row.position)?.first() {
+            Some(event) => self.names.envelope(&mut self.conn, event)?,
             None => return Err(broken("a dead letter without its event")),
         };
         let reason = DeadLetterReason::parse(&row.reason);

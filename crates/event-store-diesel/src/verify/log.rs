@@ -32,7 +32,7 @@ impl Check for Log {
         // What was pruned since the page before is not missing.
         let is_pruned = match self.last {
             0 => queries::first_position(conn)?.is_some_and(|first| first > 1),
-            last => queries::event_at(conn, last)?.is_none(),
+            last => queries::event_at(conn, last)?.is_empty(),
         };
         let rows = queries::events_after(conn, self.last, PAGE, PAGE_BYTES)?;
         let mut page = Page::of(rows.len());
@@ -56,7 +56,7 @@ impl Log {
     fn check_row(
         &mut self,
         session: &mut Session,
-        row: &FoundRow,
+        row: FoundRow<'_>,
         page: &mut Page,
     ) -> QueryResult<()> {
         let (names, conn) = (&mut self.names, &mut session.conn);

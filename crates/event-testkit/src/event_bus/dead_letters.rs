@@ -9,8 +9,8 @@ use domain_events::{
 use tokio::sync::Semaphore;
 
 use super::{
-    BusHarness, Journal, Noted, answering, journal_of, noted, others_run, quick_retries,
-    soon, started,
+    BusHarness, Journal, Noted, answering, journal_of, noted, others_run, quick_retries, soon,
+    started,
 };
 
 /// F6: a dead letter names its subscription and its event, and says why it was given up after how
