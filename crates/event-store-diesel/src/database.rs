@@ -70,6 +70,7 @@ pub(crate) fn look(place: &Place, options: &SqliteOptions) -> Result<(), OpenErr
         let path = place.path().to_owned();
         return Err(OpenError::NoStore { path });
     }
+    ownership::check_is_file(place)?;
     let access = ownership::access(place.path());
     let mut conn = patient(place, access, options).map_err(|error| error.at(place))?;
     ownership::check_there(&mut conn, place)?;

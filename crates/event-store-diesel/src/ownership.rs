@@ -17,8 +17,20 @@ const APPLICATION: &str = "domain-events";
 const FORMAT_TABLE: &str = "de_format";
 const MIGRATIONS_TABLE: &str = "__diesel_schema_migrations";
 
+/// Refuses a directory or a pipe; to open one of these waits for whoever writes to it.
+pub(crate) fn check_is_file(place: &Place) -> Result<(), OpenError> {
+    let path = place.path();
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(OpenError::NotADatabase {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a file that is not ours, leaving it and its directory as they are.
 pub(crate) fn check_untouched(place: &Place, options: &SqliteOptions) -> Result<(), OpenError> {
+    check_is_file(place)?;
     // The file itself is never opened but through SQLite: to close it would drop SQLite's locks.
     let file = fs::metadata(place.path()).ok();
     // SQLite would leave a write-ahead log beside it that cannot be written to either.

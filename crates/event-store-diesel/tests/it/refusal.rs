@@ -6,7 +6,7 @@ use domain_events::{EventStore, Position};
 use event_store_diesel::{OpenError, SqliteEventStore, SqliteOptions};
 use event_testkit::event_store::{append_all, noted};
 
-use crate::support::{files, folder, open, sql};
+use crate::support::{PATIENCE, files, folder, open, sql};
 
 /// Opens what has to be refused, and checks that neither the file nor its directory changes.
 fn refusal(path: &Path) -> OpenError {
@@ -30,6 +30,28 @@ fn a_file_that_is_not_a_database_is_refused() {
         std::fs::write(&path, content).unwrap();
         assert!(matches!(refusal(&path), OpenError::NotADatabase { .. }));
     }
+}
+
+/// To open a pipe waits for whoever writes to it.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let folder = folder();
+    let (pipe, directory) = (folder.path().join("pipe"), folder.path().join("directory"));
+    std::fs::create_dir(&directory).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for path in [pipe, directory] {
+        for open in [SqliteEventStore::open, SqliteEventStore::open_to_read] {
+            let (send, end) = std::sync::mpsc::channel();
+            let path = path.clone();
+            std::thread::spawn(move || send.send(open(path, SqliteOptions::default())));
+            let end = end.recv_timeout(PATIENCE).expect("an answer");
+            let is_refused = matches!(end, Err(OpenError::NotADatabase { .. }));
+            assert!(is_refused, "{end:?}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]
