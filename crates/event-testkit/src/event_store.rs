@@ -273,6 +273,19 @@ async fn log(store: &impl EventStore) -> Vec<(u64, String)> {
         .collect()
 }
 
+/// Each event of a page is what it is when it is read alone.
+async fn assert_each_is_itself(store: &impl EventStore, page: &[EventEnvelope]) {
+    let content = |event: &EventEnvelope| {
+        let payload = event.payload().expect("encoded").to_vec();
+        let (aggregate, metadata) = (event.aggregate().clone(), event.metadata().clone());
+        (payload, aggregate, metadata, event.recorded())
+    };
+    for event in page {
+        let alone = store.get(event.id()).await.expect("read").expect("found");
+        assert_eq!(content(event), content(&alone));
+    }
+}
+
 const FIRST: Version = Version::FIRST;
 const LAST: Version = Version::new(u64::MAX);
 

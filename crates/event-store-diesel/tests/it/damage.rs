@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain_events::{
     AggregateRef, DecodeError, EventEnvelope, EventQuery, EventStore, Position, StoreErrorKind,
-    Version,
+    Urgency, Version,
 };
 use event_store_diesel::SqliteEventStore;
 use event_testkit::event_store::{Noted, append_all, notebook, noted};
@@ -33,6 +33,8 @@ async fn f7_a_damaged_row_is_marked_and_its_neighbours_are_read() {
         "version = 9",
         "schema_version = -1",
         "urgency = 7",
+        // Read as zero, this one is the event that was written.
+        "urgency = NULL",
         "correlation_id = x'00'",
         "causation_id = zeroblob(16)",
         "occurred_at = occurred_at + 1",
@@ -43,7 +45,11 @@ async fn f7_a_damaged_row_is_marked_and_its_neighbours_are_read() {
         let (store, folder) = fresh();
         append_all(
             &*store,
-            [noted("a", "one"), noted("a", "two"), noted("a", "three")],
+            [
+                noted("a", "one"),
+                noted("a", "two").urgency(Urgency::Low),
+                noted("a", "three"),
+            ],
         )
         .await;
         // What is damaged is not held to what a table allows.

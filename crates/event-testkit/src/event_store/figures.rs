@@ -8,11 +8,12 @@ use domain_events::{
 };
 
 use super::deliveries::{begin, change, waiting};
-use super::{Store, Torn, append_all, notebook, noted};
+use super::{Store, Torn, append_all, assert_each_is_itself, notebook, noted};
 
 async fn unfinished(store: &impl Store) -> Vec<u64> {
     let query = EventQuery::Unfinished;
     let page = store.read(&query, Position::ZERO, 100).await.unwrap();
+    assert_each_is_itself(store, &page).await;
     let positions = page.iter().map(|event| event.position().unwrap().get());
     let positions: Vec<u64> = positions.collect();
     let statistics = store.statistics().await.unwrap();

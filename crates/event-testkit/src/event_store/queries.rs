@@ -7,7 +7,7 @@ use domain_events::{
     Version,
 };
 
-use super::{Noted, Store, Torn, append_all, batch, notebook, noted};
+use super::{Noted, Store, Torn, append_all, assert_each_is_itself, batch, notebook, noted};
 
 fn torn(id: &str) -> NewEvent {
     NewEvent::new(Torn {
@@ -18,6 +18,7 @@ fn torn(id: &str) -> NewEvent {
 /// Positions that a query means, read at once and checked against a stream of small pages.
 async fn positions(store: &impl Store, query: EventQuery) -> Vec<u64> {
     let page = store.read(&query, Position::ZERO, 1_000).await.unwrap();
+    assert_each_is_itself(store, &page).await;
     let page = page.iter().map(|event| event.position().unwrap().get());
     let page: Vec<u64> = page.collect();
     for size in [1, 2, 3, 1_000] {
@@ -60,8 +61,13 @@ pub async fn events_are_read_by_type(store: &impl Store) {
 /// Over all aggregates, with the event that began the chain, wherever that stands.
 pub async fn events_are_read_by_correlation(store: &impl Store) {
     let (root, late, given) = (EventId::new(), EventId::new(), EventId::new());
-    let follows = |notebook: &str, id: EventId| noted(notebook, "").correlation_id(id.into());
-    append_all(store, [noted("a", "").id(root), noted("a", "")]).await;
+    let follows = |notebook: &str, id: EventId| {
+        let text = id.to_string();
+        let event = noted(notebook, &text).correlation_id(id.into());
+        event.metadata("of", text)
+    };
+    let begins = noted("a", "begins").metadata("of", "nothing");
+    append_all(store, [begins.id(root), noted("a", "")]).await;
     append_all(store, [follows("b", root), follows("c", late)]).await;
     append_all(store, [torn("a").correlation_id(root.into())]).await;
     append_all(store, [noted("a", "").id(late), follows("a", given)]).await;
