@@ -266,6 +266,37 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_has_the_settings_that_were_chosen() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::file(&folder.path().join("a.db")).unwrap();
+        let options = SqliteOptions {
+            durability: Durability::Normal,
+            busy_timeout: std::time::Duration::from_millis(77),
+            checkpoint_pages: 78,
+            cache_kib: 79,
+            max_pages: Some(1_000),
+            ..SqliteOptions::default()
+        };
+        let first = create(&place, &options).unwrap();
+        let next = writer(&place, place.identity(), &options).unwrap();
+        for mut conn in [first, next] {
+            for (name, value) in [
+                ("synchronous", 1),
+                ("foreign_keys", 1),
+                ("busy_timeout", 77),
+                ("wal_autocheckpoint", 78),
+                ("cache_size", -79),
+                ("max_page_count", 1_000),
+            ] {
+                let found = queries::pragma_number(&mut conn, name).unwrap();
+                assert_eq!(found, value, "{name}");
+            }
+            let mode = queries::pragma_text(&mut conn, "journal_mode").unwrap();
+            assert_eq!(mode, "wal");
+        }
+    }
+
+    #[test]
     fn r6_a_connection_that_reads_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::file(&folder.path().join("a.db")).unwrap();

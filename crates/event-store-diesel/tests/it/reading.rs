@@ -1,15 +1,16 @@
 //! Reading where the log is long, or not what was written.
 
-use std::thread;
+use std::{sync::mpsc, thread};
 
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
     sql_types::BigInt,
 };
 use domain_events::{
-    DeadLetterQuery, DeliveryStore, DomainEvent, EventId, EventQuery, EventStore, EventStream,
-    NewEvent, Position, Registration, StartFrom, Timestamp,
+    DeadLetterQuery, DeliveryChange, DeliveryStore, DomainEvent, EventId, EventQuery, EventStore,
+    EventStream, NewEvent, Position, Progress, Registration, StartFrom, Timestamp, WaitingDelivery,
 };
+use event_store_diesel::SqliteEventStore;
 use event_testkit::event_store::{append_all, notebook, noted};
 use serde::{Deserialize, Serialize};
 
@@ -146,4 +147,93 @@ async fn p3_a_page_of_a_chain_leaves_nothing_out_while_others_append() {
         }
         answer.recv_timeout(PATIENCE).unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_is_counted_in_parts_is_of_one_moment_while_others_append() {
+    let (store, _folder) = fresh();
+    for _ in 0..100 {
+        let root = EventId::new();
+        let follows = noted("a", "").correlation_id(root.into());
+        let answer = submit(&store, [follows, noted("a", "").id(root)]);
+        let chain = EventQuery::Correlated(root.into());
+        let mut is_there = false;
+        while !is_there {
+            is_there = answer.try_recv().is_ok();
+            let statistics = store.statistics().await.unwrap();
+            let of_types: u64 = statistics.by_type.values().sum();
+            assert_eq!(statistics.log.events, of_types);
+            let events = store.summary(&chain).await.unwrap().events;
+            assert!(events == 0 || events == 2, "{events} of 2");
+        }
+    }
+}
+
+#[tokio::test]
+async fn r1_what_waits_is_unfinished_while_it_is_told_in_another_way() {
+    let (store, _folder) = fresh();
+    let name = "one".into();
+    let start_from = StartFrom::Beginning;
+    let registration = Registration {
+        name,
+        former_names: Vec::new(),
+        start_from,
+    };
+    let run = store.begin_run(vec![registration]).await.unwrap();
+    let id = run.subscriptions[0].id;
+    append_all(&*store, [noted("a", "")]).await;
+    let progressed = |unfinished: &[Position]| {
+        let progress = Progress {
+            through: Position::FIRST,
+            unfinished: unfinished.to_vec(),
+        };
+        DeliveryChange::Progressed(id, progress)
+    };
+    let waiting = WaitingDelivery {
+        position: Position::FIRST,
+        aggregate: notebook("a"),
+        attempts: 1,
+        is_replay: false,
+        first_attempt_at: Timestamp::from_micros(1),
+        due_at: Timestamp::from_micros(2),
+        last_error: String::new(),
+    };
+    // Either a row says that it waits, or the progress says that it is unfinished.
+    let as_row = || {
+        vec![
+            progressed(&[]),
+            DeliveryChange::Waiting(id, waiting.clone()),
+        ]
+    };
+    let as_progress = || {
+        let finished = DeliveryChange::Finished(id, Position::FIRST);
+        vec![progressed(&[Position::FIRST]), finished]
+    };
+    change(&store, as_row()).recv_timeout(PATIENCE).unwrap();
+    for round in 0..100 {
+        let end = match round % 2 {
+            0 => change(&store, as_progress()),
+            _ => change(&store, as_row()),
+        };
+        let mut has_ended = false;
+        while !has_ended {
+            has_ended = end.try_recv().is_ok();
+            let query = EventQuery::Unfinished;
+            let page = store.read(&query, Position::ZERO, 9).await.unwrap();
+            assert_eq!(page.len(), 1, "in round {round}");
+            assert_eq!(store.summary(&query).await.unwrap().events, 1);
+        }
+    }
+}
+
+fn change(store: &SqliteEventStore, changes: Vec<DeliveryChange>) -> mpsc::Receiver<()> {
+    let (send, end) = mpsc::channel();
+    store.submit_changes(
+        changes,
+        Box::new(move |done| {
+            done.unwrap();
+            let _ = send.send(());
+        }),
+    );
+    end
 }
