@@ -76,20 +76,8 @@ pub trait BusHarness: Send + Sync {
     /// A new bus, not started, with room for `capacity` events and with `workers` workers.
     fn bus(&self, capacity: usize, workers: usize) -> Arc<dyn EventBus>;
 
-    /// What the bus can do of what not every bus can.
-    fn abilities(&self) -> Abilities;
-}
-
-/// What a bus can do of what not every bus can; the checks of the rest are left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abilities {
-    /// It keeps events in a store.
-    pub durable: bool,
-}
-
-impl Abilities {
-    /// Everything that a bus without a store can do.
-    pub const ALL_VOLATILE: Self = Self { durable: false };
+    /// Whether the bus keeps events in a store.
+    fn is_durable(&self) -> bool;
 }
 
 /// Says that a check is left out where the bus `can` not do what it is about.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain_events::EventBus;
 use event_bus_core::{BusConfig, InMemoryEventBus};
-use event_testkit::event_bus::{Abilities, BusHarness};
+use event_testkit::event_bus::BusHarness;
 
 struct Volatile;
 
@@ -18,8 +18,8 @@ impl BusHarness for Volatile {
         Arc::new(InMemoryEventBus::new(config).unwrap())
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities::ALL_VOLATILE
+    fn is_durable(&self) -> bool {
+        false
     }
 }
 

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use domain_events::EventBus;
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
-use event_testkit::event_bus::{Abilities, BusHarness};
+use event_testkit::event_bus::BusHarness;
 use tempfile::TempDir;
-
-const ABILITIES: Abilities = Abilities { durable: true };
 
 fn bus_over(store: SqliteEventStore, capacity: usize, workers: usize) -> Arc<dyn EventBus> {
     let config = BusConfig {
@@ -30,8 +28,8 @@ impl BusHarness for InMemory {
         )
     }
 
-    fn abilities(&self) -> Abilities {
-        ABILITIES
+    fn is_durable(&self) -> bool {
+        true
     }
 }
 
@@ -47,8 +45,8 @@ impl BusHarness for InFile {
         )
     }
 
-    fn abilities(&self) -> Abilities {
-        ABILITIES
+    fn is_durable(&self) -> bool {
+        true
     }
 }
 

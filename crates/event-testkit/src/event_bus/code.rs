@@ -275,7 +275,7 @@ pub async fn f1_a_panic_of_the_encoder_is_an_error(harness: &dyn BusHarness) {
         });
         match soon(bus.publish_all(vec![noted("a", round), event])).await {
             Ok(receipts) => {
-                assert!(!harness.abilities().durable);
+                assert!(!harness.is_durable());
                 assert_eq!(outcome(&receipts[1]).await, DeliveryOutcome::Dead);
             }
             Err(error) => {

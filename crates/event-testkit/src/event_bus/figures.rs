@@ -122,11 +122,7 @@ pub async fn n1_each_delivery_is_in_one_place(harness: &dyn BusHarness) {
     assert_eq!(open(&one), [0, 0, 0, 0, 6], "{one:?}");
     assert_eq!(ended(&of(&figures, "sleeps")), [0, 0, 10, 0]);
     // Durable, the three of the blocked aggregate count once.
-    let left = if harness.abilities().durable {
-        (4, 0)
-    } else {
-        (0, 6)
-    };
+    let left = if harness.is_durable() { (4, 0) } else { (0, 6) };
     assert_eq!((report.left_in_log, report.abandoned), left, "{report:?}");
     assert_eq!((report.drained, report.cut_off), (0, 1), "{report:?}");
 }

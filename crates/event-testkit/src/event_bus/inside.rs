@@ -85,11 +85,7 @@ pub async fn p5_a_handler_is_told_when_its_share_of_the_room_is_used_up(harness:
     let counts = counts.lock().unwrap().clone();
     assert_eq!(journal.of("hears").len() as u64, counts.iter().sum::<u64>());
     // The handled event takes one place itself.
-    let allowed = if harness.abilities().durable {
-        30..=30
-    } else {
-        3..=7
-    };
+    let allowed = if harness.is_durable() { 30..=30 } else { 3..=7 };
     assert!(
         counts.iter().all(|count| allowed.contains(count)),
         "{counts:?}"
@@ -100,7 +96,7 @@ pub async fn p5_a_handler_is_told_when_its_share_of_the_room_is_used_up(harness:
 /// P5: so it is where the pipeline that is full is another than the handler's.
 pub async fn p5_a_handler_never_waits_for_another_pipeline(harness: &dyn BusHarness) {
     if left_out(
-        !harness.abilities().durable,
+        !harness.is_durable(),
         "hold publishers back by an isolated pipeline",
     ) {
         return;

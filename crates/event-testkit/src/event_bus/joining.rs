@@ -196,7 +196,7 @@ pub async fn l4_a_handler_removes_its_own_subscription(harness: &dyn BusHarness)
     }
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!(journal.of("goes"), [0]);
-    if !harness.abilities().durable {
+    if !harness.is_durable() {
         bus.subscribe(journal_of("goes", &journal)).await.unwrap();
         bus.publish(noted("a", 5)).await.unwrap();
         soon(bus.wait_idle()).await.unwrap();

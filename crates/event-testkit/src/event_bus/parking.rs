@@ -159,7 +159,7 @@ pub async fn f5_what_fails_again_parks_again(harness: &dyn BusHarness) {
 pub async fn p4_what_is_parked_counts(harness: &dyn BusHarness) {
     let (journal, failing) = (Journal::default(), Failing::default());
     let (bus, receipts) = parked(harness, &journal, &failing).await;
-    if harness.abilities().durable {
+    if harness.is_durable() {
         for number in 10..30 {
             soon(bus.publish(noted("a", number))).await.unwrap();
         }
@@ -193,7 +193,7 @@ pub async fn l2_a_stop_does_not_wait_for_what_is_parked(harness: &dyn BusHarness
     let (journal, failing) = (Journal::default(), Failing::default());
     let (bus, receipts) = parked(harness, &journal, &failing).await;
     let report = soon(bus.stop(HOUR)).await.unwrap();
-    if harness.abilities().durable {
+    if harness.is_durable() {
         assert!(
             report.left_in_log > 0 && report.abandoned == 0,
             "{report:?}"

@@ -231,7 +231,7 @@ pub async fn p4_what_is_paused_counts(harness: &dyn BusHarness) {
     let own = journal_of("own", &journal).isolated(1).capacity(3);
     started(&bus, [own, hears("hears", &journal)]).await;
     assert!(soon(bus.pause("own")).await);
-    if harness.abilities().durable {
+    if harness.is_durable() {
         for number in 0..20 {
             soon(bus.publish(noted("a", number))).await.unwrap();
         }
@@ -250,7 +250,7 @@ pub async fn p4_what_is_paused_counts(harness: &dyn BusHarness) {
     }
     soon(bus.resume("own")).await;
     soon(bus.wait_idle()).await.unwrap();
-    let all = if harness.abilities().durable { 20 } else { 3 };
+    let all = if harness.is_durable() { 20 } else { 3 };
     assert_eq!(journal.of("own"), (0..all).collect::<Vec<_>>());
     assert_eq!(journal.of("hears").len(), 20);
 }
@@ -273,7 +273,7 @@ pub async fn l2_a_stop_does_not_wait_for_what_is_paused(harness: &dyn BusHarness
     assert!(soon(bus.unsubscribe("goes")).await);
     let report = soon(bus.stop(HOUR)).await.unwrap();
     assert_eq!((report.drained, report.cut_off), (0, 0), "{report:?}");
-    if harness.abilities().durable {
+    if harness.is_durable() {
         assert!(
             report.left_in_log > 0 && report.abandoned == 0,
             "{report:?}"

@@ -35,7 +35,7 @@ pub async fn p2_a_receipt_tells_the_outcome_of_each_subscription(harness: &dyn B
     ];
     started(&bus, subscriptions).await;
     let receipt = bus.publish(noted("a", 1)).await.unwrap();
-    assert_eq!(receipt.recorded().is_some(), harness.abilities().durable);
+    assert_eq!(receipt.recorded().is_some(), harness.is_durable());
     let expected = [
         ("dies", DeliveryOutcome::Dead),
         ("skips", DeliveryOutcome::Skipped),
@@ -210,12 +210,12 @@ pub async fn p3_a_batch_larger_than_the_queue(harness: &dyn BusHarness) {
     let batch: Vec<_> = (0..25).map(|n| noted("a", n)).collect();
     match soon(bus.publish_all(batch)).await {
         Ok(receipts) => {
-            assert!(harness.abilities().durable);
+            assert!(harness.is_durable());
             assert!(soon(receipts[24].handled()).await.unwrap().is_success());
             assert_eq!(journal.of("journal"), (0..25).collect::<Vec<_>>());
         }
         Err(error) => {
-            assert!(!harness.abilities().durable, "{error:?}");
+            assert!(!harness.is_durable(), "{error:?}");
             assert!(matches!(
                 error,
                 PublishError::BatchTooLarge {
@@ -305,7 +305,7 @@ pub async fn p9_published_events_name_their_cause_and_repeat_their_ids(harness: 
         assert_eq!(envelope.metadata().correlation_id, cause.into());
     }
     // A store finds the repeated ones there; without one nobody remembers ids.
-    assert_eq!(heard.len(), if harness.abilities().durable { 3 } else { 6 });
+    assert_eq!(heard.len(), if harness.is_durable() { 3 } else { 6 });
 }
 
 /// P9: the correlation runs through a chain of events, each names the one before as its cause, and

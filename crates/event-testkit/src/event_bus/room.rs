@@ -71,7 +71,7 @@ async fn ends_as_back_pressure(harness: &dyn BusHarness, isolated: bool) {
     });
     started(&bus, [if isolated { fails.isolated(1) } else { fails }]).await;
     let next = |number: u64| noted(format!("a{}", number % 2), number);
-    if harness.abilities().durable {
+    if harness.is_durable() {
         for number in 0..20 {
             soon(bus.publish(next(number))).await.unwrap();
         }
@@ -121,7 +121,7 @@ pub async fn p4_a_full_isolated_pipeline_holds_back_only_what_it_wants(harness: 
         bus.try_publish(noted("a", number)).await.unwrap();
     }
     let mut late = None;
-    if harness.abilities().durable {
+    if harness.is_durable() {
         for number in 2..20 {
             soon(bus.publish(noted("a", number))).await.unwrap();
         }
@@ -139,7 +139,7 @@ pub async fn p4_a_full_isolated_pipeline_holds_back_only_what_it_wants(harness: 
         soon(late).await.unwrap();
     }
     soon(bus.wait_idle()).await.unwrap();
-    let all = if harness.abilities().durable { 20 } else { 3 };
+    let all = if harness.is_durable() { 20 } else { 3 };
     assert_eq!(journal.of("seen"), (0..all).collect::<Vec<_>>());
     assert_eq!(journal.of("default"), (0..all).collect::<Vec<_>>());
 }
@@ -148,7 +148,7 @@ pub async fn p4_a_full_isolated_pipeline_holds_back_only_what_it_wants(harness: 
 /// (volatile), or when such a pipeline comes while it waits; it holds up nobody behind it.
 pub async fn p4_a_batch_that_will_never_fit_is_told(harness: &dyn BusHarness) {
     if left_out(
-        !harness.abilities().durable,
+        !harness.is_durable(),
         "hold publishers back by an isolated pipeline",
     ) {
         return;

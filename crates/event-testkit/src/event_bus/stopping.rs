@@ -71,11 +71,7 @@ pub async fn l2_what_runs_at_the_deadline_is_cut_off(harness: &dyn BusHarness) {
     let report = soon(bus.stop(Duration::from_millis(10))).await.unwrap();
     assert_eq!((report.cut_off, report.drained), (1, 0));
     let left = (report.left_in_log, report.abandoned);
-    let expected = if harness.abilities().durable {
-        (2, 0)
-    } else {
-        (0, 2)
-    };
+    let expected = if harness.is_durable() { (2, 0) } else { (0, 2) };
     assert_eq!(left, expected, "{report:?}");
     for receipt in [first, second] {
         assert_eq!(outcome(&receipt).await, DeliveryOutcome::Stopped);
@@ -100,11 +96,7 @@ pub async fn l2_a_retry_past_the_deadline_is_left(harness: &dyn BusHarness) {
     journal.has(3, "fails").await;
     let report = soon(bus.stop(Duration::from_millis(10))).await.unwrap();
     let left = (report.left_in_log, report.abandoned);
-    let expected = if harness.abilities().durable {
-        (2, 0)
-    } else {
-        (0, 2)
-    };
+    let expected = if harness.is_durable() { (2, 0) } else { (0, 2) };
     assert_eq!(left, expected, "{report:?}");
     assert_eq!((report.drained, report.cut_off), (0, 0), "{report:?}");
 }

@@ -406,7 +406,7 @@ pub async fn n2_a_replay_hides_no_older_event(harness: &dyn BusHarness) {
 /// L5: nothing polls: with an hour of nothing to do, no timer fires and nothing is woken, also where
 /// a publisher waits, a subscription is paused and a retry is due much later.
 pub async fn l5_at_rest_nothing_wakes(harness: &dyn BusHarness) {
-    if left_out(!harness.abilities().durable, "run on the runtime alone") {
+    if left_out(!harness.is_durable(), "run on the runtime alone") {
         return;
     }
     let bus = harness.bus(3, 4);
