@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{BusStatistics, PauseReason, PipelineStatistics, SubscriptionStatistics};
+use crate::{BusStatistics, PauseReason, PipelineStatistics, StoreTrouble, SubscriptionStatistics};
 
 /// Whether a bus is well.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +72,8 @@ pub enum HealthReason {
         /// How long ago the last one was.
         last: Duration,
     },
+    /// The store is at fault, be it that its disk is full: progress is not saved, or the log not read.
+    Store(StoreTrouble),
 }
 
 /// From when on a figure speaks against a bus.
@@ -106,7 +108,12 @@ impl BusStatistics {
             .iter()
             .filter_map(|it| it.nearly_full(limits));
         let subscriptions = self.subscriptions.iter().flat_map(|it| it.reasons(limits));
-        let reasons: Vec<_> = pipelines.chain(subscriptions).collect();
+        let store = self.store_trouble.clone().map(HealthReason::Store);
+        let reasons: Vec<_> = store
+            .into_iter()
+            .chain(pipelines)
+            .chain(subscriptions)
+            .collect();
         if reasons.is_empty() {
             Health::Healthy
         } else {
@@ -181,6 +188,9 @@ impl fmt::Display for Health {
 impl fmt::Display for HealthReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Store(StoreTrouble { error, age, .. }) => {
+                write!(f, "the store has been at fault for {age:.1?}: {error}")
+            }
             Self::NearlyFull {
                 pipeline,
                 taken,

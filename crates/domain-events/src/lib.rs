@@ -98,7 +98,9 @@ mod processing;
 pub use processing::{AttemptResult, ProcessingLog, ProcessingOutcome};
 
 mod statistics;
-pub use statistics::{BusStatistics, Latency, PipelineStatistics, SubscriptionStatistics};
+pub use statistics::{
+    BusStatistics, Latency, PipelineStatistics, StoreTrouble, SubscriptionStatistics,
+};
 
 mod health;
 pub use health::{Health, HealthLimits, HealthReason};

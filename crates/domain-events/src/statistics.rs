@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::PauseReason;
+use crate::{PauseReason, StoreErrorKind};
 
 /// Mean and percentiles of a duration; each percentile is the upper end of a bucket at most 1/16
 /// wide, and the mean is taken over the middles of buckets.
@@ -100,6 +100,17 @@ impl PipelineStatistics {
     }
 }
 
+/// A fault of the store that the bus waits out, trying again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTrouble {
+    /// What can be done about it.
+    pub kind: StoreErrorKind,
+    /// What did not happen, and why.
+    pub error: Arc<str>,
+    /// For how long it has lasted.
+    pub age: Duration,
+}
+
 /// Figures of a bus in this run (N1): `accepted + recovered = finished + in_flight` at any quiet
 /// moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,6 +139,8 @@ pub struct BusStatistics {
     pub uptime: Duration,
     /// How long the oldest event that is not finished has been accepted.
     pub oldest_unfinished: Option<Duration>,
+    /// What keeps the store from serving the bus; `None` where it does, and without a store.
+    pub store_trouble: Option<StoreTrouble>,
     /// Resident memory of the process, in bytes; `None` where the platform does not tell.
     pub resident_memory: Option<u64>,
     /// Time of one attempt, over all subscriptions.

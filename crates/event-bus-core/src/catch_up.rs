@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use domain_events::{EventEnvelope, Position, Timestamp};
+use domain_events::{EventEnvelope, Position, StoreErrorKind, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -38,12 +38,18 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores, pipeline: PipelineI
         };
         let fault = match stores.events.read_log(through, PAGE).await {
             Ok(page) if starts_after(through, &page) => {
+                engine.store_works();
                 hand_over(&engine, pipeline, page).await;
                 continue;
             }
-            Ok(_) => format!("position {} is missing", through.next()),
-            Err(error) => error.to_string(),
+            Ok(_) => {
+                let missing = format!("position {} is missing", through.next());
+                (StoreErrorKind::Corrupt, missing)
+            }
+            Err(error) => (error.kind(), error.to_string()),
         };
+        let (kind, fault) = fault;
+        engine.store_fails(kind, &fault);
         say!(error, "log not read", "after" = through, "again.in.ms" = AFTER_FAULT.as_millis(); fault);
         tokio::time::sleep(AFTER_FAULT).await;
     }

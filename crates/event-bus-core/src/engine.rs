@@ -6,8 +6,8 @@ use std::{
     task::Waker,
 };
 
-use domain_events::{DeliveryStore, EventEnvelope, EventStore};
-use tokio::sync::Notify;
+use domain_events::{DeliveryStore, EventEnvelope, EventStore, StoreErrorKind, StoreTrouble};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     BusConfig,
@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) quiet: Notify,
     /// How many wait for the bus to be idle, and so want progress saved at once.
     pub(crate) hurried: AtomicUsize,
+    /// What keeps the store from serving the bus, and since when.
+    trouble: Mutex<Option<(StoreErrorKind, Arc<str>, Instant)>>,
     /// Held while dead letters of the store are settled, so that each is settled once.
     pub(crate) letters: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -68,6 +70,7 @@ impl Engine {
             unsaved: Notify::new(),
             quiet: Notify::new(),
             hurried: AtomicUsize::new(0),
+            trouble: Mutex::new(None),
             letters: tokio::sync::Mutex::default(),
             state: Mutex::new(State::new(id, &config)),
             config,
@@ -198,6 +201,26 @@ impl Engine {
             discard(record);
         }
         self.quiet.notify_waiters();
+    }
+
+    /// Notes that the store is at fault.
+    pub(crate) fn store_fails(&self, kind: StoreErrorKind, error: &str) {
+        let mut trouble = lock(&self.trouble);
+        let since = trouble
+            .as_ref()
+            .map_or_else(Instant::now, |(.., since)| *since);
+        *trouble = Some((kind, error.into(), since));
+    }
+
+    /// Notes that the store serves the bus.
+    pub(crate) fn store_works(&self) {
+        *lock(&self.trouble) = None;
+    }
+
+    pub(crate) fn store_trouble(&self) -> Option<StoreTrouble> {
+        let (kind, error, since) = lock(&self.trouble).clone()?;
+        let age = since.elapsed();
+        Some(StoreTrouble { kind, error, age })
     }
 
     /// Has progress saved at once, for as long as the guard lives.

@@ -65,6 +65,7 @@ fn export_bus(statistics: &BusStatistics) {
         evicted_dead_letters,
         uptime,
         oldest_unfinished,
+        store_trouble,
         resident_memory,
         handling,
         publish_to_handled,
@@ -89,6 +90,11 @@ fn export_bus(statistics: &BusStatistics) {
     bus.seconds("event_bus_uptime_seconds", *uptime);
     let oldest = oldest_unfinished.unwrap_or_default();
     bus.seconds("event_bus_oldest_unfinished_seconds", oldest);
+    let trouble = store_trouble.as_ref().map(|trouble| trouble.age);
+    bus.seconds(
+        "event_bus_store_trouble_seconds",
+        trouble.unwrap_or_default(),
+    );
     if let Some(bytes) = resident_memory {
         bus.gauge("event_bus_resident_memory_bytes", *bytes as f64);
     }

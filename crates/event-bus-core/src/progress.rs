@@ -39,9 +39,13 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
         batch.take(&engine, closing)?;
         let saved = save(&stores, batch.changes.clone()).await;
         match saved {
-            Ok(()) => note_committed(&engine, std::mem::take(&mut batch)),
+            Ok(()) => {
+                engine.store_works();
+                note_committed(&engine, std::mem::take(&mut batch));
+            }
             Err(ref error) if !closing => {
                 batch.keep_out(&engine);
+                engine.store_fails(error.kind(), &error.to_string());
                 say!(error, "progress not saved", "again.in.ms" = AFTER_FAULT.as_millis(); error);
                 let _ = timeout(AFTER_FAULT, engine.lifecycle.closing()).await;
                 engine.unsaved.notify_one();

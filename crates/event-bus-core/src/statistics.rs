@@ -39,6 +39,7 @@ pub(crate) fn of(engine: &Engine, uptime: Option<Duration>) -> BusStatistics {
     statistics.workers = engine.config.workers;
     statistics.capacity = engine.config.capacity;
     statistics.uptime = uptime.unwrap_or_default();
+    statistics.store_trouble = engine.store_trouble();
     statistics.resident_memory = process::resident_memory();
     statistics.handling = latency(sets().map(|set| &set.handling));
     statistics.publish_to_handled = latency(sets().map(|set| &set.publish_to_handled));

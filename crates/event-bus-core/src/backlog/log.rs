@@ -363,6 +363,7 @@ fn after_fault(engine: &Engine, start: &BacklogStart, error: &StoreError) {
         aggregate,
     } = start;
     let name = subscribed.name();
+    engine.store_fails(error.kind(), &error.to_string());
     say!(error, "backlog not read", "subscription" = name, "aggregate" = aggregate,
         "again.in.ms" = AFTER_FAULT.as_millis(); error);
     engine.step(|state, after| {

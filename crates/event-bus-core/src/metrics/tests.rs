@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::metrics::with_local_recorder;
 use domain_events::{
-    DomainEvent, Event, EventBus, HandlerContext, HandlerError, NewEvent, Subscription,
+    DomainEvent, Event, EventBus, HandlerContext, HandlerError, NewEvent, StoreErrorKind,
+    StoreTrouble, Subscription,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,11 @@ fn figures() -> BusStatistics {
         evicted_dead_letters: 10,
         uptime: Duration::from_millis(11_500),
         oldest_unfinished: Some(Duration::from_secs(12)),
+        store_trouble: Some(StoreTrouble {
+            kind: StoreErrorKind::Full,
+            error: "no space".into(),
+            age: Duration::from_secs(14),
+        }),
         resident_memory: Some(13),
         handling: latency(20),
         publish_to_handled: latency(30),
@@ -113,6 +119,7 @@ fn every_figure_is_exported_under_its_own_name() {
         ("evicted_dead_letters_total", 10.0),
         ("uptime_seconds", 11.5),
         ("oldest_unfinished_seconds", 12.0),
+        ("store_trouble_seconds", 14.0),
         ("resident_memory_bytes", 13.0),
         ("handling_seconds_count", 20.0),
         ("handling_seconds_mean", 21.0),

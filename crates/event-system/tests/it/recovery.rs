@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    DeadLetterQuery, DomainEvent, Event, EventBus, HandlerContext, HandlerError, NewEvent,
-    Ordering, Priority, RetryPolicy, StartFrom, Subscription,
+    DeadLetterQuery, DomainEvent, Event, EventBus, HandlerContext, HandlerError, Health, NewEvent,
+    Ordering, Priority, RetryPolicy, StartFrom, StoreErrorKind, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -553,10 +553,22 @@ async fn when_a_fault_of_the_store_ends_the_same_bus_works_on() {
     while journal.numbers("a").is_empty() {
         tokio::task::yield_now().await;
     }
+    let trouble = async {
+        loop {
+            if let Some(trouble) = run.bus.statistics().store_trouble {
+                return trouble;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(soon(trouble).await.kind, StoreErrorKind::Busy);
+    let told = run.bus.health().to_string();
+    assert!(told.contains("the store has been at fault for"), "{told}");
     sql(&mut other, "COMMIT");
 
     run.bus.publish(counted("a", 2)).await.unwrap();
     run.idle().await;
+    assert_eq!(run.bus.health(), Health::Healthy);
     let report = run.stop().await;
     assert_eq!((report.left_in_log, report.unsaved), (0, None));
     assert_eq!(
