@@ -1,6 +1,6 @@
 //! Whether a database is ours to use: what is refused, before a byte of it changes.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, sync::OnceLock};
 
 use diesel::{QueryResult, SqliteConnection};
 use domain_events::{StoreError, StoreErrorKind};
@@ -133,7 +133,7 @@ fn look(conn: &mut SqliteConnection, share: bool) -> QueryResult<Finding> {
         if found > migrations::FORMAT {
             return Ok(Finding::Newer(found));
         }
-        return look_at_columns(conn, &named_like_ours, &ours);
+        return look_at_columns(conn, &named_like_ours, ours);
     }
     let other = others.into_iter().find(|name| name != MIGRATIONS_TABLE);
     Ok(other
@@ -159,7 +159,7 @@ fn has_our_mark(conn: &mut SqliteConnection, names: &[String]) -> QueryResult<bo
 fn look_at_columns(
     conn: &mut SqliteConnection,
     names: &[String],
-    ours: &HashMap<String, Vec<String>>,
+    ours: &Tables,
 ) -> QueryResult<Finding> {
     for name in names {
         let columns = queries::column_names(conn, name)?;
@@ -171,8 +171,20 @@ fn look_at_columns(
     Ok(Finding::Usable(Usable::Ours))
 }
 
-/// Our tables with their columns: what the migrations make of an empty database.
-fn our_tables() -> QueryResult<HashMap<String, Vec<String>>> {
+/// Names of our tables, each with its columns.
+type Tables = HashMap<String, Vec<String>>;
+
+/// Our tables: what the migrations make of an empty database. They are asked for twice at each
+/// opening, and to make them takes longer than all else.
+fn our_tables() -> QueryResult<&'static Tables> {
+    static TABLES: OnceLock<Tables> = OnceLock::new();
+    match TABLES.get() {
+        Some(tables) => Ok(tables),
+        None => make_tables().map(|tables| TABLES.get_or_init(|| tables)),
+    }
+}
+
+fn make_tables() -> QueryResult<Tables> {
     let mut conn = migrations::example()?;
     let names = queries::object_names(&mut conn)?;
     let ours = names.into_iter().filter(|name| name != MIGRATIONS_TABLE);
