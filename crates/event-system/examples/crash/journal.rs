@@ -47,6 +47,8 @@ pub(crate) enum Fact {
     Paused(Who),
     /// The subscription is about to be resumed.
     Resuming(Who),
+    /// The subscription is resumed.
+    Resumed(Who),
     /// The bus has stopped; whether nothing was cut off and all progress saved.
     Stopped(bool),
     /// The process has come to the end that was meant for it.
@@ -71,6 +73,7 @@ impl fmt::Display for Fact {
             Self::Discarding((who, at)) => write!(f, "discarding {who} {at}"),
             Self::Paused(who) => write!(f, "paused {who}"),
             Self::Resuming(who) => write!(f, "resuming {who}"),
+            Self::Resumed(who) => write!(f, "resumed {who}"),
             Self::Stopped(clean) => write!(f, "stopped {clean}"),
             Self::Met => f.write_str("met"),
         }
@@ -106,6 +109,7 @@ impl FromStr for Fact {
             "discarding" => Self::Discarding(delivery()?),
             "paused" => Self::Paused(at(0)?.parse()?),
             "resuming" => Self::Resuming(at(0)?.parse()?),
+            "resumed" => Self::Resumed(at(0)?.parse()?),
             "stopped" => Self::Stopped(at(0)?.parse()?),
             "met" => Self::Met,
             _ => anyhow::bail!("no fact begins with {kind:?}"),

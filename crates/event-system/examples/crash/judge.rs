@@ -53,7 +53,7 @@ impl Judge {
         if !after.log.starts_with(&self.before.log) {
             self.faults.push("the log is not what it was".into());
         }
-        let mut watch = Watch::new(&self.before, &after, &self.handled, &self.replayed);
+        let mut watch = Watch::new(self, &after);
         facts.iter().for_each(|fact| watch.see(fact));
         let seen = watch.end();
         self.figures.repeats += seen.repeats;

@@ -141,7 +141,9 @@ impl Load {
 
     pub(crate) async fn resume(&self, someone: usize) {
         self.journal.note(&Fact::Resuming(someone));
-        self.bus.resume(NAMES[someone]).await;
+        if self.bus.resume(NAMES[someone]).await {
+            self.journal.note(&Fact::Resumed(someone));
+        }
     }
 
     /// Discards a dead letter, or has it delivered again.

@@ -13,12 +13,18 @@ const FIRST_STEPS: usize = 2;
 /// Brings the tables of a file that nobody runs back to the first format.
 pub(crate) fn take_back(file: &Path) -> Result<()> {
     let conn = rusqlite::Connection::open(file)?;
-    // A life may have ended before it made them.
-    let made = "SELECT count(*) FROM sqlite_master WHERE name = 'de_started'";
-    if conn.query_row(made, [], |row| row.get::<_, i64>(0))? == 0 {
-        return Ok(());
-    }
-    for step in steps()?.into_iter().skip(FIRST_STEPS).rev() {
+    // A life may have ended before it had made all of them, or the table that says which.
+    let applied = "SELECT count(*) FROM __diesel_schema_migrations WHERE version GLOB 'de*'";
+    let applied = conn
+        .query_row(applied, [], |row| row.get::<_, u32>(0))
+        .unwrap_or(0);
+    let applied = steps()?.into_iter().take(usize::try_from(applied)?);
+    for step in applied
+        .skip(FIRST_STEPS)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+    {
         let down = fs::read_to_string(step.join("down.sql"))?;
         let forget = "DELETE FROM __diesel_schema_migrations WHERE version = \
                       (SELECT max(version) FROM __diesel_schema_migrations WHERE version GLOB 'de*')";

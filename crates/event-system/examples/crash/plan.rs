@@ -184,11 +184,11 @@ fn end(random: &mut fastrand::Rng) -> End {
 
 fn nth(end: End, saves: Saves, random: &mut fastrand::Rng) -> u64 {
     match end {
-        End::BeforeAppend | End::AfterAppend => random.u64(..60),
+        End::BeforeAppend | End::AfterAppend => random.u64(..30),
         // What a save may hold is seldom in it.
-        End::BeforeSave | End::AfterSave if saves != Saves::All => random.u64(..3),
-        End::BeforeSave | End::AfterSave => random.u64(..12),
-        End::InHandler | End::AfterHandler => random.u64(..300),
+        End::BeforeSave | End::AfterSave if saves != Saves::All => random.u64(..2),
+        End::BeforeSave | End::AfterSave => random.u64(..8),
+        End::InHandler | End::AfterHandler => random.u64(..100),
         // Milliseconds, and below these are some of a millisecond's hundredths.
         End::Random => random.u64(..200),
         End::InMigration | End::InClose => random.u64(..400),

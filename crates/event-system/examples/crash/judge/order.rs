@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use domain_events::AggregateRef;
 
-use super::{Fault, Gap, Lane, shown};
+use super::{Fault, Gap, Judge, Lane, shown};
 use crate::{
     events::{ATTEMPTS, BATCH, NAMES, PARK, PAUSE},
     journal::{Delivery, Fact, How},
@@ -46,9 +46,11 @@ pub(super) struct Watch<'a> {
     crashed: HashSet<Delivery>,
     /// Dead letters behind which a lane is parked.
     parked: HashMap<AggregateRef, HashSet<u64>>,
-    /// Aggregates of whoever pauses that nothing may follow in until it is resumed.
-    died_of_pause: HashSet<AggregateRef>,
+    /// What died of whoever pauses, by aggregate; nothing may follow until it is resumed.
+    died_of_pause: HashMap<AggregateRef, u64>,
     paused: HashSet<usize>,
+    /// Who may be resumed, or not yet.
+    resuming: HashSet<usize>,
     /// Deliveries of which a later one of their lane has begun, so that they are over for the bus.
     over: Vec<Delivery>,
     /// How many of them the bus knew when it began the save before the last one.
@@ -58,12 +60,8 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(
-        before: &Snapshot,
-        after: &'a Snapshot,
-        handled: &'a HashSet<Delivery>,
-        replayed: &'a HashSet<Lane>,
-    ) -> Self {
+    pub(super) fn new(judge: &'a Judge, after: &'a Snapshot) -> Self {
+        let before = &judge.before;
         let mut queues: HashMap<Lane, Queue> = HashMap::new();
         let (mut counted, mut parked, mut paused) =
             (HashMap::new(), HashMap::new(), HashSet::new());
@@ -86,18 +84,24 @@ impl<'a> Watch<'a> {
             parked.insert(aggregate.clone(), behind.iter().copied().collect());
         }
         let letters = after.letters.iter();
-        let crashed = letters.filter(|letter| letter.reason == "crashed");
+        let letters = letters.filter(|letter| letter.reason == "crashed");
+        let crashed = letters.map(|letter| letter.delivery);
+        // These are given up when they are come to, be it that nothing of that was saved.
+        let found = judge.found_running.iter().filter(|(_, ends)| **ends >= 3);
         Self {
             after,
-            handled,
+            handled: &judge.handled,
             queues,
             running: HashMap::new(),
             counted,
-            replayed,
-            crashed: crashed.map(|letter| letter.delivery).collect(),
+            replayed: &judge.replayed,
+            crashed: crashed
+                .chain(found.map(|(delivery, _)| *delivery))
+                .collect(),
             parked,
-            died_of_pause: HashSet::new(),
+            died_of_pause: HashMap::new(),
             paused,
+            resuming: HashSet::new(),
             over: Vec::new(),
             known: 0,
             saved: 0,
@@ -123,10 +127,12 @@ impl<'a> Watch<'a> {
             Fact::Discarding((PARK, position)) => self.go_on((PARK, position)),
             Fact::Paused(who) => drop(self.paused.insert(who)),
             Fact::Resuming(who) => {
-                self.paused.remove(&who);
-                if who == PAUSE {
-                    self.died_of_pause.clear();
-                }
+                self.resuming.insert(who);
+                self.resumed(who);
+            }
+            Fact::Resumed(who) => {
+                self.resuming.remove(&who);
+                self.resumed(who);
             }
             Fact::Stopped(true) => self.stopped(),
             Fact::Accepted(..)
@@ -143,7 +149,56 @@ impl<'a> Watch<'a> {
         for index in 0..self.saved {
             self.check_done(self.over[index], true);
         }
+        self.check_kept();
         self.seen
+    }
+
+    /// What a commit has promised is in the file, unless it was over since (F4, F5).
+    fn check_kept(&mut self) {
+        let counted = std::mem::take(&mut self.counted);
+        for ((delivery, replay), attempts) in counted {
+            let waiting = self.after.known[delivery.0].waiting.get(&delivery.1);
+            let is_kept = waiting.is_some_and(|it| it.0 >= attempts && it.1 == replay);
+            if !(is_kept || self.crashed.contains(&delivery)) {
+                let what = format!(
+                    "has {attempts} attempts (replay: {replay}), and the file says {waiting:?}"
+                );
+                self.fault(delivery, &what);
+            }
+        }
+        let letters = self.after.letters.iter();
+        let open: Vec<Delivery> = letters
+            .filter(|letter| letter.settled_as.is_none())
+            .map(|letter| letter.delivery)
+            .collect();
+        let mut paused = std::mem::take(&mut self.paused);
+        let died = self.died_of_pause.values();
+        if died.into_iter().any(|it| open.contains(&(PAUSE, *it))) {
+            paused.insert(PAUSE);
+        }
+        for who in paused.difference(&self.resuming) {
+            if !self.after.known[*who].is_paused {
+                let text = format!("{:?} was paused, and is not", NAMES[*who]);
+                self.seen.faults.push(text.into());
+            }
+        }
+        for delivery in open.into_iter().filter(|it| it.0 == PARK) {
+            let blocked = self.lane(delivery);
+            let blocked = blocked.and_then(|(_, it)| self.after.known[PARK].blocked.get(&it));
+            if blocked.is_none_or(|(_, behind)| behind.is_none()) {
+                self.fault(
+                    delivery,
+                    "is a dead letter, and its aggregate is not parked",
+                );
+            }
+        }
+    }
+
+    fn resumed(&mut self, who: usize) {
+        self.paused.remove(&who);
+        if who == PAUSE {
+            self.died_of_pause.clear();
+        }
     }
 
     fn lane(&self, (who, position): Delivery) -> Option<Lane> {
@@ -234,7 +289,8 @@ impl<'a> Watch<'a> {
         if parked {
             self.fault(delivery, "began, though its aggregate is parked");
         }
-        if *who == PAUSE && self.died_of_pause.contains(aggregate) {
+        let is_paused = *who == PAUSE && !self.resuming.contains(who);
+        if is_paused && self.died_of_pause.contains_key(aggregate) {
             self.fault(delivery, "began behind a dead letter that pauses");
         }
     }
@@ -261,7 +317,9 @@ impl<'a> Watch<'a> {
         self.seen.died.insert(delivery);
         match lane {
             (PARK, aggregate) => drop(self.parked.entry(aggregate).or_default().insert(delivery.1)),
-            (PAUSE, aggregate) if !replay => drop(self.died_of_pause.insert(aggregate)),
+            (PAUSE, aggregate) if !replay => {
+                self.died_of_pause.insert(aggregate, delivery.1);
+            }
             _ => {}
         }
     }
