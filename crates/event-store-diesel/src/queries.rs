@@ -942,6 +942,15 @@ pub(crate) fn blocked_after(
     rows.take(limit).collect()
 }
 
+/// Whether any aggregate is blocked for a subscription.
+pub(crate) fn has_blocked(conn: &mut Conn, subscription: i64) -> QueryResult<bool> {
+    let found = de_blocked::table
+        .filter(de_blocked::subscription_id.eq(subscription))
+        .select(de_blocked::aggregate_key);
+    let found = found.get_result::<i64>(conn).optional();
+    found.map(|aggregate| aggregate.is_some())
+}
+
 /// The position from which an aggregate is blocked, if it is.
 pub(crate) fn blocked_from(
     conn: &mut Conn,

@@ -239,7 +239,7 @@ pub enum Rule {
     /// A delivery is of the aggregate of its event.
     #[error("the event is of another aggregate")]
     OtherAggregate,
-    /// The aggregate of a delivery that waits is blocked.
+    /// The aggregate of a delivery that waits is blocked, where its subscription has blocked ones.
     #[error("the aggregate is not blocked")]
     NotBlocked,
     /// A delivery that waits and is no replay is the first of what is blocked.

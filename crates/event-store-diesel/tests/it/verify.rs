@@ -382,6 +382,11 @@ async fn r1_what_deviates_in_a_way_that_loses_a_delivery_is_found() {
             "DELETE FROM de_blocked WHERE aggregate_key = 1",
             &["de_waiting, subscription 1, position 2: the aggregate is not blocked"],
         ),
+        // In another order than per aggregate, nothing is blocked.
+        (
+            "INSERT INTO de_waiting VALUES (2, 5, 2, 1, 1, 1, '', FALSE)",
+            &[],
+        ),
         (
             "UPDATE de_blocked SET from_position = 1, from_version = 1 WHERE aggregate_key = 1",
             &["de_waiting, subscription 1, position 2: it is not the first event that is blocked"],

@@ -126,7 +126,14 @@ impl Judge {
         for who in 0..NAMES.len() {
             for (position, event) in after.deliveries(who) {
                 let delivery = (who, position);
-                let is_replayed = after.known[who].waiting.contains_key(&position);
+                let known = &after.known[who];
+                let is_replayed = known.waiting.contains_key(&position);
+                if is_replayed && !known.blocked.contains_key(&event.aggregate) {
+                    let lane = (who, event.aggregate.clone());
+                    let gap = self.replayed.contains(&lane).then_some(Gap::Replay);
+                    let text = format!("{} waits, and is not blocked", shown(delivery));
+                    self.faults.push(Fault::new(gap, text));
+                }
                 let is_known = self.handled.contains(&delivery)
                     || is_replayed
                     || kept.contains(&delivery)
