@@ -71,7 +71,13 @@ pub(crate) fn make(program: &Path, folder: &Path, seed: u64, strict: bool) -> Ou
 }
 
 fn told(life: &Life, faults: &[Fault]) -> String {
-    let shown = faults.iter().take(8).map(|fault| format!("\n  {fault}"));
+    // What is let pass elsewhere is told last.
+    let (known, new): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault.gap.is_some());
+    let shown = new
+        .into_iter()
+        .chain(known)
+        .take(8)
+        .map(|fault| format!("\n  {fault}"));
     let shown: String = shown.collect();
     let Life {
         number, end, nth, ..
