@@ -12,6 +12,9 @@ ALTER TABLE de_waiting ADD COLUMN is_replay BOOLEAN NOT NULL DEFAULT FALSE;
 -- The id of the event behind whose dead letter the aggregate is parked.
 ALTER TABLE de_blocked ADD COLUMN parked_behind BLOB NULL;
 
+-- Up to here a delivery may be a repeat, also after a clean end that has left something in the log.
+ALTER TABLE de_runs ADD COLUMN repeats_through BIGINT NOT NULL DEFAULT 0;
+
 -- A letter that was replayed or discarded stays, as the record of that; the delivery may die once more.
 ALTER TABLE de_dead_letters ADD COLUMN settled_at BIGINT NULL;
 ALTER TABLE de_dead_letters ADD COLUMN settled_as TEXT NULL;

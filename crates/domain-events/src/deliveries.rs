@@ -130,6 +130,9 @@ pub struct StoredSubscription {
 pub struct RunState {
     /// Whether the run before this one ended with [`DeliveryChange::RunEnded`], or none was.
     pub after_clean_end: bool,
+    /// Up to here a delivery may be a repeat: the head of the log when a run first began after one that
+    /// had not ended so (R5).
+    pub repeats_through: Position,
     /// The last position of the log.
     pub head: Position,
     /// One state for each registration, in their order.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    AggregateRef, Position, Registration, RunState, StartError, StartedDelivery, StoreError,
-    SubscribeError, Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
+    AggregateRef, Position, Registration, RunState, StartError, StoreError, SubscribeError,
+    Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
 };
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ use crate::{
     engine::{Engine, discard},
     inside, lifecycle,
     pipeline::PipelineId,
+    starts::Started,
     state::State,
     subscribed::Subscribed,
     subscriptions::Joined,
@@ -121,7 +122,7 @@ impl State {
         id: PipelineId,
         subscription: Subscription,
         number: Option<SubscriptionId>,
-        started: Vec<StartedDelivery>,
+        started: Started,
     ) -> Arc<Subscribed> {
         let seats = self.pipelines.get(id).map(|pipeline| &pipeline.seats);
         let seats = seats.cloned().unwrap_or_default();
@@ -135,7 +136,7 @@ impl State {
         after: &mut After,
     ) -> PipelineId {
         let pipeline = self.pipeline_for(&subscription, &engine.config);
-        let subscribed = self.subscribed_to(pipeline, subscription, None, Vec::new());
+        let subscribed = self.subscribed_to(pipeline, subscription, None, Started::default());
         self.subscriptions.add(subscribed, Joined::default());
         self.subscriptions_changed(after);
         pipeline
@@ -152,12 +153,12 @@ impl State {
     ) {
         let RunState {
             after_clean_end,
+            repeats_through,
             head,
             subscriptions: states,
         } = run;
-        if !after_clean_end {
-            self.repeats_through = head;
-        }
+        self.after_unclean_end = !after_clean_end;
+        self.repeats_through = repeats_through;
         let mut placed = Vec::new();
         for (subscription, known) in subscriptions.into_iter().zip(states) {
             let pipeline = self.pipeline_for(&subscription, &engine.config);
@@ -221,7 +222,14 @@ impl State {
         known: SubscriptionState,
         after: &mut After,
     ) {
-        let subscribed = self.subscribed_to(id, subscription, Some(known.id), known.started);
+        let started = match self.pipelines.get(id) {
+            Some(pipeline) if self.after_unclean_end => {
+                let (through, capacity) = (known.progress.through, pipeline.room.capacity());
+                Started::new(known.started, through, capacity)
+            }
+            _ => Started::default(),
+        };
+        let subscribed = self.subscribed_to(id, subscription, Some(known.id), started);
         subscribed.set_paused(known.paused);
         let through = known.progress.through;
         let mut joined = Joined::from(known.progress);

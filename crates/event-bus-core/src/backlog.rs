@@ -67,6 +67,7 @@ impl First {
 /// One attempt made.
 struct Made {
     attempt: u32,
+    is_replay: bool,
     began: Instant,
     decision: Decision,
     end: Instant,
@@ -95,6 +96,7 @@ async fn make(
     } else {
         first.began
     };
+    let is_replay = given.is_replay;
     let given = Given {
         attempt: number,
         ..given
@@ -123,6 +125,7 @@ async fn make(
     }
     Some(Made {
         attempt: number,
+        is_replay,
         began,
         decision,
         end,
@@ -154,7 +157,7 @@ impl State {
         let Some(blocked) = mailboxes.blocked(start.mailbox, subscribed) else {
             return;
         };
-        blocked.is_at_replay = blocked.first_replay().is_some();
+        blocked.is_at_replay = made.is_replay;
         (blocked.attempts, blocked.began) = (made.attempt, made.began);
         after.told.extend(blocked.note_rest());
         let row = blocked.row(&start.aggregate);

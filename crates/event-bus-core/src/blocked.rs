@@ -156,9 +156,10 @@ impl Blocked {
         }
     }
 
-    /// Ends the first delivery, whatever came of it.
-    pub(crate) fn end_first(&mut self) {
-        if self.first_replay().is_some() {
+    /// Ends the first delivery, whatever came of it; a replay may have been asked for meanwhile, so
+    /// whether it was one is for whoever made it to say.
+    pub(crate) fn end_first(&mut self, is_replay: bool) {
+        if is_replay {
             self.replays.pop_front();
         }
         (self.attempts, self.is_at_replay) = (0, false);
@@ -349,6 +350,23 @@ impl Behind {
                 *through = recorded.position.max(*through);
                 *passed_over += 1;
             }
+        }
+    }
+
+    /// Has it begin with an event that is before it, and not passed over yet. Returns whether it is.
+    pub(crate) fn begin_with(&mut self, next: Recorded) -> bool {
+        match self {
+            Self::Log {
+                from,
+                version,
+                through,
+                ..
+            } if next.position < *from => {
+                (*from, *version) = (next.position, next.version);
+                *through = next.position.previous();
+                true
+            }
+            _ => false,
         }
     }
 

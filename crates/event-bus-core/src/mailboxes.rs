@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use domain_events::{AggregateRef, Ordering, Urgency};
+use domain_events::{AggregateRef, DeliveryChange, Ordering, Urgency};
 use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use slab::Slab;
 
@@ -62,6 +62,33 @@ struct Mailbox {
     /// How many of the first queued events are in a run.
     taken: usize,
     blocked: Vec<Blocked>,
+}
+
+impl Mailbox {
+    /// Has the blocks that came to be beside the run that has ended begin with what that has not
+    /// delivered. Returns the rows that change by it.
+    fn take_up_what_is_left(&mut self) -> Vec<DeliveryChange> {
+        let Self {
+            aggregate,
+            queue,
+            blocked,
+            ..
+        } = self;
+        let mut rows = Vec::new();
+        for blocked in blocked.iter_mut().filter(|blocked| blocked.beside_run) {
+            blocked.beside_run = false;
+            let of = |record: &&Arc<Record>| {
+                let target = record.target(&blocked.subscribed);
+                target.is_some_and(|target| record.is_open(target))
+            };
+            let next = queue.records.iter().find(of);
+            let next = next.and_then(|record| record.envelope.recorded());
+            if next.is_some_and(|next| blocked.behind.begin_with(next)) {
+                rows.extend(blocked.row(aggregate));
+            }
+        }
+        rows
+    }
 }
 
 enum Ready {
@@ -261,11 +288,12 @@ impl Mailboxes {
     }
 
     /// Ends a run that is settled: makes the mailbox ready for the next. Returns how many workers
-    /// have something to do by that.
-    pub(crate) fn finish_run(&mut self, run: &mut Run) -> usize {
+    /// have something to do by that, and the rows of blocks that begin with what the run has left.
+    pub(crate) fn finish_run(&mut self, run: &mut Run) -> (usize, Vec<DeliveryChange>) {
         let Some(mailbox) = self.boxes.get_mut(run.mailbox) else {
-            return 0;
+            return (0, Vec::new());
         };
+        let rows = mailbox.take_up_what_is_left();
         let unstarted = run
             .paid
             .drain(..)
@@ -273,9 +301,6 @@ impl Mailboxes {
         unstarted.for_each(|urgency| self.lanes.give_back(urgency));
         mailbox.turn = Turn::Idle;
         self.in_runs -= std::mem::take(&mut mailbox.taken);
-        for blocked in &mut mailbox.blocked {
-            blocked.beside_run = false;
-        }
         let urgency = mailbox.queue.urgencies.most();
         let due: Vec<_> = mailbox
             .blocked
@@ -290,11 +315,11 @@ impl Mailboxes {
         match urgency {
             Some(urgency) => {
                 self.ready(run.mailbox, urgency);
-                backlogs + 1
+                (backlogs + 1, rows)
             }
             None => {
                 self.close_if_done(run.mailbox);
-                backlogs
+                (backlogs, rows)
             }
         }
     }

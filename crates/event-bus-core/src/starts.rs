@@ -10,6 +10,34 @@ use crate::{engine::Engine, progress, subscribed::Subscribed};
 /// So many unclean ends in a row make a delivery a dead letter.
 const MOST_UNCLEAN_ENDS: u32 = 3;
 
+/// What a subscription knows of deliveries that were running when a run ended uncleanly.
+#[derive(Default)]
+pub(crate) struct Started {
+    pub(crate) deliveries: Vec<StartedDelivery>,
+    /// Up to here a delivery may have been running at the last unclean end: what was further in the log
+    /// than could be in memory was not. None, where the last end was a clean one.
+    pub(crate) through: Position,
+}
+
+/// How much further than its saved progress a subscription may have come, besides what the queue holds:
+/// what is handled between two saves.
+const SINCE_SAVE: u64 = 20_000;
+
+impl Started {
+    /// Of a subscription that had come this far, in a queue of this capacity.
+    pub(crate) fn new(
+        deliveries: Vec<StartedDelivery>,
+        through: Position,
+        capacity: usize,
+    ) -> Self {
+        let more = SINCE_SAVE.saturating_add(capacity as u64);
+        Self {
+            deliveries,
+            through: Position::new(through.get().saturating_add(more)),
+        }
+    }
+}
+
 /// How many unclean ends in a row have found a delivery running, where those are too many; they are
 /// forgotten with that.
 pub(crate) fn too_many(
@@ -19,7 +47,7 @@ pub(crate) fn too_many(
 ) -> Option<u32> {
     let position = event.position()?;
     let of = |started: &&StartedDelivery| started.position == position;
-    let ends = subscribed.started.iter().find(of)?.unclean_ends;
+    let ends = subscribed.started.deliveries.iter().find(of)?.unclean_ends;
     if ends < MOST_UNCLEAN_ENDS {
         return None;
     }
@@ -34,10 +62,14 @@ pub(crate) async fn record(
     engine: &Arc<Engine>,
     subscribed: &Subscribed,
     events: impl IntoIterator<Item = &Arc<EventEnvelope>>,
-) -> Option<Started> {
+) -> Option<Recorded> {
     let id = subscribed.id?;
-    let events = events.into_iter();
-    let positions: Vec<_> = events.filter_map(|event| event.position()).collect();
+    let positions = events.into_iter().filter_map(|event| event.position());
+    let may_have_run = |position: &Position| *position <= subscribed.started.through;
+    let positions: Vec<_> = positions.filter(may_have_run).collect();
+    if positions.is_empty() {
+        return None;
+    }
     let save = engine.step(|state, after| {
         let started = positions.iter();
         let started = started.map(|&position| DeliveryChange::Started(id, position));
@@ -45,7 +77,7 @@ pub(crate) async fn record(
         after.saver = true;
         state.unsaved.next_save()
     });
-    let started = Started {
+    let started = Recorded {
         engine: Arc::clone(engine),
         id,
         positions,
@@ -55,13 +87,13 @@ pub(crate) async fn record(
 }
 
 /// Deliveries that were recorded as started.
-pub(crate) struct Started {
+pub(crate) struct Recorded {
     engine: Arc<Engine>,
     id: SubscriptionId,
     positions: Vec<Position>,
 }
 
-impl Drop for Started {
+impl Drop for Recorded {
     fn drop(&mut self) {
         let ended = self.positions.iter();
         let ended = ended.map(|&position| DeliveryChange::Ended(self.id, position));

@@ -35,7 +35,9 @@ pub(crate) struct State {
     /// Subscriptions that were removed, whose last attempt may run or last progress is still to be
     /// committed.
     pub(crate) leaving: Vec<Arc<Subscribed>>,
-    /// Up to here an unclean end of the last run may have left effects of unfinished deliveries.
+    /// Whether the last run has ended uncleanly.
+    pub(crate) after_unclean_end: bool,
+    /// Up to here an unclean end may have left effects of unfinished deliveries.
     pub(crate) repeats_through: Position,
     /// How many batches are on their way to the log; a stop waits for them.
     pub(crate) appending: usize,
@@ -64,6 +66,7 @@ impl State {
             unsaved: Unsaved::default(),
             letters: DeadLetters::new(config.dead_letters),
             leaving: Vec::new(),
+            after_unclean_end: false,
             repeats_through: Position::ZERO,
             appending: 0,
             is_stopping: false,

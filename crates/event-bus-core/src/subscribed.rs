@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use domain_events::{PauseReason, StartedDelivery, Subscription, SubscriptionId};
+use domain_events::{PauseReason, Subscription, SubscriptionId};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     meters::{Counter, Meters},
     pipeline::PipelineId,
     seat::{Seat, Seats},
+    starts::Started,
     sync::{AtomicBool, AtomicU8, AtomicUsize},
 };
 
@@ -44,8 +45,8 @@ pub(crate) struct Subscribed {
     pub(crate) meters: Meters,
     pub(crate) steps: Steps,
     pub(crate) breaker: Option<Breaker>,
-    /// What was running when the last run ended uncleanly.
-    pub(crate) started: Vec<StartedDelivery>,
+    /// What was running when an earlier run ended uncleanly.
+    pub(crate) started: Started,
     /// The name once more for each worker: the count of those who hold one is passed around else.
     names: Box<[Arc<str>]>,
     /// Unlike any other's of the process, and never 0.
@@ -70,7 +71,7 @@ impl Subscribed {
         id: Option<SubscriptionId>,
         pipeline: PipelineId,
         seats: &Seats,
-        started: Vec<StartedDelivery>,
+        started: Started,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let meters = Meters::new(seats.len());

@@ -30,6 +30,8 @@ pub(crate) struct Due {
 enum What {
     /// The next attempt of a blocked aggregate.
     Retry(MailboxId),
+    /// A blocked aggregate whose first delivery was not attempted.
+    GoOn(MailboxId),
     /// The probe of its circuit breaker.
     Probe,
 }
@@ -44,9 +46,13 @@ impl Due {
         }
     }
 
-    /// What may go on at once.
+    /// What may go on at once, unless a delivery was attempted meanwhile: that waits for its own time.
     pub(crate) fn now(mailbox: MailboxId, subscribed: &Arc<Subscribed>) -> Self {
-        Self::after(Duration::ZERO, mailbox, subscribed)
+        Self {
+            at: Instant::now(),
+            what: What::GoOn(mailbox),
+            subscribed: Arc::downgrade(subscribed),
+        }
     }
 
     /// The probe that is due in `delay`.
@@ -157,9 +163,10 @@ impl State {
         };
         match due.what {
             What::Probe => self.probe_is_due(&subscribed, after),
-            What::Retry(mailbox) => {
+            What::Retry(mailbox) | What::GoOn(mailbox) => {
                 if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
-                    let ready = pipeline.mailboxes.due(mailbox, &subscribed);
+                    let is_first = matches!(due.what, What::GoOn(_));
+                    let ready = pipeline.mailboxes.due(mailbox, &subscribed, is_first);
                     pipeline.wake_workers(usize::from(ready), after);
                 }
             }

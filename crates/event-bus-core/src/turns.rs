@@ -81,7 +81,10 @@ impl State {
         self.settle(id, run, after);
         let mut ready = 0;
         if let Some(pipeline) = self.pipelines.get_mut(id) {
-            ready = pipeline.mailboxes.finish_run(run);
+            let rows;
+            (ready, rows) = pipeline.mailboxes.finish_run(run);
+            after.saver |= !rows.is_empty();
+            self.unsaved.change(rows, None);
             after.quiet |= pipeline.mailboxes.is_drained();
         }
         run.spend();

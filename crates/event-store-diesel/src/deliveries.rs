@@ -262,7 +262,7 @@ impl Step<'_> {
                 queries::keep_processing(conn, i64::try_from(keep).unwrap_or(i64::MAX))?
             }
             Self::EndRun => match queries::last_run(conn)? {
-                Some((run, None)) => queries::end_run(conn, run, Timestamp::now().as_micros())?,
+                Some((run, None, _)) => queries::end_run(conn, run, Timestamp::now().as_micros())?,
                 _ => 0,
             },
             Self::Nothing => 0,

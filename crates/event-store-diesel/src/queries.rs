@@ -1282,18 +1282,25 @@ pub(crate) fn processing(
 
 // Runs
 
-/// The last run's number, and when it ended.
-pub(crate) fn last_run(conn: &mut Conn) -> QueryResult<Option<(i64, Option<i64>)>> {
+/// The last run's number, when it ended, and up to where a delivery may be a repeat.
+pub(crate) fn last_run(conn: &mut Conn) -> QueryResult<Option<(i64, Option<i64>, i64)>> {
     de_runs::table
         .order(de_runs::run_id.desc())
-        .select((de_runs::run_id, de_runs::ended_at))
+        .select((de_runs::run_id, de_runs::ended_at, de_runs::repeats_through))
         .get_result(conn)
         .optional()
 }
 
-pub(crate) fn insert_run(conn: &mut Conn, started_at: i64) -> QueryResult<usize> {
+pub(crate) fn insert_run(
+    conn: &mut Conn,
+    started_at: i64,
+    repeats_through: i64,
+) -> QueryResult<usize> {
     diesel::insert_into(de_runs::table)
-        .values(de_runs::started_at.eq(started_at))
+        .values((
+            de_runs::started_at.eq(started_at),
+            de_runs::repeats_through.eq(repeats_through),
+        ))
         .execute(conn)
 }
 

@@ -10,7 +10,7 @@ use domain_events::{
 use crate::{
     failure, positions,
     queries::{self, BlockedRow, SubscriptionRow, WaitingRow},
-    rows::unsigned,
+    rows::{signed, unsigned},
     session::{broken, count, pause_reason},
     transaction::Transaction,
     writer::{Fault, Request},
@@ -39,16 +39,22 @@ impl RunRequest {
 impl Request for RunRequest {
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
         let last = queries::last_run(&mut tx.session.conn)?;
-        let after_clean_end = last.is_none_or(|(_, ended_at)| ended_at.is_some());
+        let after_clean_end = last.is_none_or(|(_, ended_at, _)| ended_at.is_some());
+        let repeats_through = match after_clean_end {
+            true => last.map_or(0, |(.., through)| through),
+            false => signed(tx.head().get()),
+        };
         match after_clean_end {
             true => queries::delete_all_started(&mut tx.session.conn)?,
             false => queries::count_unclean_end(&mut tx.session.conn)?,
         };
-        queries::insert_run(&mut tx.session.conn, Timestamp::now().as_micros())?;
+        let now = Timestamp::now().as_micros();
+        queries::insert_run(&mut tx.session.conn, now, repeats_through)?;
         let states = self.registrations.iter().map(|it| register(tx, it));
         let subscriptions = states.collect::<QueryResult<_>>()?;
         self.state = Some(RunState {
             after_clean_end,
+            repeats_through: place(repeats_through),
             head: tx.head(),
             subscriptions,
         });

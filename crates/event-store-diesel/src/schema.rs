@@ -142,6 +142,7 @@ table! {
         run_id -> BigInt,
         started_at -> BigInt,
         ended_at -> Nullable<BigInt>,
+        repeats_through -> BigInt,
     }
 }
 

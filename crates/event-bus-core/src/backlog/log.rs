@@ -80,7 +80,7 @@ pub(super) async fn deliver_all(
         if start.subscribed.subscription.matches(&envelope) {
             goes_on = deliver(engine, worker, start, &envelope, recorded, here).await;
         } else {
-            engine.step(|state, after| state.advance_in_log(start, recorded, None, after));
+            engine.step(|state, after| state.advance_in_log(start, recorded, false, None, after));
         }
         discard(envelope);
         if !goes_on {
@@ -200,7 +200,7 @@ async fn deliver(
         if outcome == DeliveryOutcome::Dead {
             subscribed.note_dead();
         }
-        state.advance_in_log(start, recorded, change, after);
+        state.advance_in_log(start, recorded, is_replay, change, after);
         let pipeline = state.pipelines.get_mut(subscribed.pipeline);
         if let Some(cursor) = pipeline.and_then(|it| it.cursor.as_mut()) {
             let record = cursor.resolve_left(position, subscribed, outcome);
@@ -250,14 +250,14 @@ impl State {
         &mut self,
         start: &BacklogStart,
         done: Recorded,
+        is_replay: bool,
         change: Option<DeliveryChange>,
         after: &mut After,
     ) {
         let Some(blocked) = self.backlog(start) else {
             return;
         };
-        let is_replay = blocked.first_replay().is_some();
-        blocked.end_first();
+        blocked.end_first(is_replay);
         if let Behind::Log {
             from,
             version,
@@ -287,7 +287,7 @@ impl State {
     /// Forgets a replay of what is not in the log any more.
     fn drop_replay(&mut self, start: &BacklogStart, position: Position, after: &mut After) {
         if let Some(blocked) = self.backlog(start) {
-            blocked.end_first();
+            blocked.end_first(true);
         }
         start.subscribed.steps.left.down();
         let finished = |id| DeliveryChange::Finished(id, position);

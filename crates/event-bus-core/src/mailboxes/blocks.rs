@@ -34,9 +34,16 @@ impl Mailboxes {
     }
 
     /// Makes the next attempt of a subscription that waits for its time ready, or has it held where
-    /// the subscription is paused or tripped. Returns whether one more worker has something to do.
-    pub(crate) fn due(&mut self, id: MailboxId, subscribed: &Arc<Subscribed>) -> bool {
+    /// the subscription is paused or tripped; nothing, where it `is_first` and one was made. Returns
+    /// whether one more worker has something to do.
+    pub(crate) fn due(
+        &mut self,
+        id: MailboxId,
+        subscribed: &Arc<Subscribed>,
+        is_first: bool,
+    ) -> bool {
         match self.blocked(id, subscribed) {
+            Some(blocked) if is_first && blocked.attempts > 0 => false,
             Some(blocked) if blocked.stand == Stand::Waiting && blocked.beside_run => {
                 self.set_stand(id, subscribed, Stand::AfterRun);
                 false

@@ -565,3 +565,141 @@ async fn a_processing_log_outlasts_the_run_up_to_its_bound() {
         soon(store.close()).await;
     }
 }
+
+/// A handler that waits at a gate with number 1, gives up 0 unless it is replayed, and else handles.
+fn gated(journal: &Journal, began: &Arc<Semaphore>, gate: &Arc<Semaphore>) -> Subscription {
+    let (journal, began, gate) = (journal.clone(), Arc::clone(began), Arc::clone(gate));
+    let handler = move |event: Event<Counted>, cx: HandlerContext| {
+        journal.write(&event, &cx);
+        let (began, gate) = (Arc::clone(&began), Arc::clone(&gate));
+        async move {
+            match event.number {
+                0 if !cx.info().is_replay => return Err(HandlerError::permanent("not today")),
+                1 => {
+                    began.add_permits(1);
+                    gate.acquire().await?.forget();
+                }
+                _ => {}
+            }
+            Ok(())
+        }
+    };
+    Subscription::from_fn("gated", handler).start_from(StartFrom::Beginning)
+}
+
+/// F6, D2: a replay that is asked for while the aggregate is delivered, in a run or from its backlog,
+/// is made after what runs, and takes nothing from what waits.
+#[tokio::test]
+async fn f6_a_replay_beside_a_delivery_takes_nothing_from_it() {
+    for from_backlog in [false, true] {
+        let (_dir, file) = file();
+        let journal = Journal::default();
+        let (began, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let run = Run::start(&file, 100, [gated(&journal, &began, &gate)]).await;
+        let dead = run.bus.publish(counted("a", 0)).await.unwrap().event_id();
+        run.idle().await;
+        if from_backlog {
+            assert!(run.bus.pause("gated").await);
+        }
+        let events = (1..5).map(|number| counted("a", number)).collect();
+        drop(run.bus.publish_all(events).await.unwrap());
+        if from_backlog {
+            run.idle().await;
+            assert!(run.bus.resume("gated").await);
+        }
+        soon(began.acquire()).await.unwrap().forget();
+        run.bus.replay("gated", dead).await.unwrap();
+        gate.add_permits(1);
+        run.idle().await;
+        let mut seen = journal.numbers("a");
+        assert_eq!(seen[..2], [0, 1], "{from_backlog}: {seen:?}");
+        let replayed = seen.iter().rposition(|number| *number == 0).unwrap();
+        seen.remove(replayed);
+        assert_eq!(seen, [0, 1, 2, 3, 4], "{from_backlog}: each once, in order");
+        assert_eq!(letters(&run).await.len(), 0);
+        run.stop().await;
+        journal.take();
+        let run = Run::start(&file, 100, [handles("gated", &journal)]).await;
+        run.idle().await;
+        assert_eq!(journal.take(), [], "{from_backlog}: all is done");
+        run.stop().await;
+    }
+}
+
+/// F3: nor does it bring forward the retry of what has failed meanwhile.
+#[tokio::test]
+async fn f3_a_replay_brings_no_retry_forward() {
+    let (_dir, file) = file();
+    let journal = Journal::default();
+    let (began, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (starts, opened, noting) = (Arc::clone(&began), Arc::clone(&gate), journal.clone());
+    let handler = move |event: Event<Counted>, cx: HandlerContext| {
+        noting.write(&event, &cx);
+        let (began, gate) = (Arc::clone(&starts), Arc::clone(&opened));
+        async move {
+            match event.number {
+                0 => Err(HandlerError::permanent("not today")),
+                1 => {
+                    began.add_permits(1);
+                    gate.acquire().await?.forget();
+                    let hour = Duration::from_secs(3_600);
+                    Err(HandlerError::retry_after(hour, "later"))
+                }
+                _ => Ok(()),
+            }
+        }
+    };
+    let run = Run::start(&file, 100, [Subscription::from_fn("later", handler)]).await;
+    let dead = run.bus.publish(counted("a", 0)).await.unwrap().event_id();
+    run.idle().await;
+    run.bus.publish(counted("a", 1)).await.unwrap();
+    soon(began.acquire()).await.unwrap().forget();
+    run.bus.replay("later", dead).await.unwrap();
+    gate.add_permits(1);
+    let waits = async {
+        while run.bus.statistics().of("later").unwrap().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(waits).await;
+    for number in 2..10 {
+        let other = run.bus.publish(counted("b", number)).await.unwrap();
+        soon(other.handled()).await.unwrap();
+    }
+    let attempts = journal.numbers("a");
+    assert_eq!(attempts, [0, 1], "the hour is not over");
+    run.crash().await;
+}
+
+/// R5: what may be a repeat says so after a clean end, too, that has left it in the log.
+#[tokio::test]
+async fn r5_what_an_unclean_end_has_left_says_so_until_it_is_done() {
+    let (_dir, file) = file();
+    let (journal, began) = (Journal::default(), Arc::new(Semaphore::new(0)));
+    let run = Run::start(&file, 100, [ends_the_process(&journal, &began)]).await;
+    run.bus.publish(counted("a", 0)).await.unwrap();
+    soon(began.acquire()).await.unwrap().forget();
+    run.crash().await;
+    let later = subscription("ends", &journal, |_: &Counted, _| {
+        let hour = Duration::from_secs(3_600);
+        Err(HandlerError::retry_after(hour, "later"))
+    });
+    let run = Run::start(&file, 100, [later]).await;
+    let waits = async {
+        while run.bus.statistics().of("ends").unwrap().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(waits).await;
+    run.stop().await;
+    journal.take();
+    crate::recovery::make_due(&file);
+    let run = Run::start(&file, 100, [handles("ends", &journal)]).await;
+    run.bus.publish(counted("b", 1)).await.unwrap();
+    run.idle().await;
+    let mut seen = journal.take();
+    seen.sort();
+    let repeats: Vec<_> = seen.iter().map(|it| (it.1, it.3)).collect();
+    assert_eq!(repeats, [(0, true), (1, false)]);
+    run.stop().await;
+}

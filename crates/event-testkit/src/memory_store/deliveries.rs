@@ -22,6 +22,7 @@ pub(super) struct Deliveries {
     processed: VecDeque<ProcessingOutcome>,
     /// Whether a run has begun and not ended.
     is_running: bool,
+    repeats_through: Position,
 }
 
 struct Subscription {
@@ -103,9 +104,14 @@ impl Deliveries {
         let after_clean_end = !std::mem::replace(&mut self.is_running, true);
         let all = self.subscriptions.iter_mut();
         all.for_each(|it| it.run_ended(after_clean_end));
+        if !after_clean_end {
+            self.repeats_through = head;
+        }
+        let repeats_through = self.repeats_through;
         let states = registrations.iter().map(|it| self.register(it, head));
         RunState {
             after_clean_end,
+            repeats_through,
             head,
             subscriptions: states.collect(),
         }
