@@ -12,8 +12,8 @@ use std::{
 use diesel::{QueryableByName, RunQueryDsl, sql_query, sql_types::Text};
 use domain_events::{
     DeadLetterQuery, DeadLetterReason, DomainEvent, Event, EventBus, EventId, FailurePolicy,
-    HandlerContext, HandlerError, Health, LetterError, NewEvent, PauseReason, ProcessingLog,
-    RetryPolicy, StartFrom, Subscription, UpcastError,
+    HandlerContext, HandlerError, Health, LetterError, NewEvent, PauseReason, Priority,
+    ProcessingLog, RetryPolicy, StartFrom, Subscription, UpcastError,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -702,4 +702,50 @@ async fn r5_what_an_unclean_end_has_left_says_so_until_it_is_done() {
     let repeats: Vec<_> = seen.iter().map(|it| (it.1, it.3)).collect();
     assert_eq!(repeats, [(0, true), (1, false)]);
     run.stop().await;
+}
+
+/// D1, F5: a replay that is asked for while another subscription is at the next event of the aggregate,
+/// of one that is paused: over a crash, all is delivered once it is resumed, in order.
+#[tokio::test]
+async fn d1_a_replay_beside_others_of_one_that_is_paused_loses_nothing() {
+    for crashes in [true, false] {
+        let (_dir, file) = file();
+        let (journal, slow) = (Journal::default(), Journal::default());
+        let (began, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (starts, opened) = (Arc::clone(&began), Arc::clone(&gate));
+        let slow_one = move |event: Event<Counted>, cx: HandlerContext| {
+            slow.write(&event, &cx);
+            let (began, gate) = (Arc::clone(&starts), Arc::clone(&opened));
+            async move {
+                if event.number == 1 {
+                    began.add_permits(1);
+                    gate.acquire().await?.forget();
+                }
+                Ok(())
+            }
+        };
+        let slow_one = Subscription::from_fn("slow", slow_one).priority(Priority::HIGH);
+        let pauses = refuses(&journal, 0, &Arc::default());
+        let pauses = pauses.failure_policy(FailurePolicy::PauseSubscription);
+        let run = Run::start(&file, 100, [slow_one, pauses]).await;
+        let dead = run.bus.publish(counted("a", 0)).await.unwrap().event_id();
+        run.idle().await;
+        let events = (1..4).map(|number| counted("a", number)).collect();
+        drop(run.bus.publish_all(events).await.unwrap());
+        soon(began.acquire()).await.unwrap().forget();
+        run.bus.replay("refuses", dead).await.unwrap();
+        gate.add_permits(1);
+        run.idle().await;
+        end(run, crashes).await;
+        journal.take();
+
+        let run = Run::start(&file, 100, [handles("refuses", &journal)]).await;
+        assert!(run.bus.resume("refuses").await);
+        run.idle().await;
+        assert_eq!(journal.numbers("a"), [0, 1, 2, 3], "{crashes}");
+        let stored = run.bus.stored_subscriptions().await.unwrap();
+        let own = stored.iter().find(|it| &*it.name == "refuses").unwrap();
+        assert_eq!((own.lag, own.dead), (0, 0), "{crashes}");
+        run.stop().await;
+    }
 }
