@@ -1,11 +1,14 @@
 //! A store in memory that keeps the promises of one on a disk, plainly: for tests and simulation.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     fmt,
+    future::pending,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use domain_events::{
@@ -22,14 +25,31 @@ use log::Log;
 mod deliveries;
 use deliveries::Deliveries;
 
+mod crash;
+use crash::{Calls, Fate};
+pub use crash::Crash;
+
+mod watch;
+use watch::Watch;
+pub use watch::Done;
+
+mod verify;
+pub use verify::Standing;
+
 /// A store of events and of deliveries that is gone when it is dropped.
 ///
 /// It takes payloads of up to 1 MiB. What is read back was encoded and is decoded again, as from a
 /// disk.
+///
+/// It can [crash](Self::crash_at) at any of its calls, as if the process were dead, and be
+/// [restarted](Self::restarted) with what it held then; and it says whether everything in it is
+/// accounted for ([`verify`](Self::verify)).
 pub struct MemoryStore {
     shared: Arc<Mutex<State>>,
     /// Where answers are given: on tasks of this runtime, or else on a thread.
     runtime: Option<Handle>,
+    /// How long answers take there.
+    latency: Duration,
 }
 
 #[derive(Default)]
@@ -38,6 +58,10 @@ struct State {
     deliveries: Deliveries,
     answers: VecDeque<Answer>,
     is_answering: bool,
+    calls: Calls,
+    watch: Option<Watch>,
+    /// Requests that a crash has kept from being made, with whoever waits for their answers.
+    unanswered: Vec<Box<dyn Any + Send>>,
 }
 
 type Answer = Box<dyn FnOnce() + Send>;
@@ -46,8 +70,11 @@ impl MemoryStore {
     /// An empty store that answers on a thread of its own, as a store on a disk does.
     pub fn new() -> Self {
         let shared = Arc::default();
-        let runtime = None;
-        Self { shared, runtime }
+        Self {
+            shared,
+            runtime: None,
+            latency: Duration::ZERO,
+        }
     }
 
     /// An empty store that answers on tasks of the current runtime, for simulation: a paused clock
@@ -63,21 +90,52 @@ impl MemoryStore {
         }
     }
 
+    /// Has the answers to what is written come so late, as from a disk: what is asked for meanwhile is
+    /// answered with it. On tasks of a runtime only.
+    #[must_use]
+    pub fn latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
+    }
+
     /// Does what is asked for, and answers soon, after whatever was done before.
     ///
     /// Not here, because the caller may hold what the answer needs.
-    fn hand_over(&self, request: impl FnOnce(&mut State) -> Answer) {
+    fn hand_over(&self, request: impl FnOnce(&mut State) -> Answer + Send + 'static) {
         let mut state = lock(&self.shared);
+        let fate = state.calls.next();
+        if fate == Fate::Unheard {
+            state.unanswered.push(Box::new(request));
+            return;
+        }
         let answer = request(&mut state);
         state.answers.push_back(answer);
-        if std::mem::replace(&mut state.is_answering, true) {
+        if fate == Fate::Unanswered || std::mem::replace(&mut state.is_answering, true) {
             return;
         }
         drop(state);
         let answering = Answering::of(&self.shared);
         match &self.runtime {
-            Some(runtime) => drop(runtime.spawn(async move { answering.give_all() })),
+            Some(runtime) => drop(runtime.spawn(answering.give_late(self.latency))),
             None => drop(thread::spawn(move || answering.give_all())),
+        }
+    }
+
+    /// Does what is asked for, and answers at once.
+    async fn answer<T>(&self, request: impl FnOnce(&mut State) -> T) -> T {
+        let answered = {
+            let mut state = lock(&self.shared);
+            match state.calls.next() {
+                Fate::Unheard => None,
+                Fate::Unanswered => {
+                    request(&mut state);
+                    None
+                }
+                Fate::Answered => Some(request(&mut state)),
+            }
+        };
+        match answered {
+            Some(answer) => answer,
+            None => pending().await,
         }
     }
 }
@@ -112,6 +170,13 @@ impl Answering {
         }
     }
 
+    async fn give_late(self, latency: Duration) {
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        self.give_all();
+    }
+
     fn give_all(mut self) {
         while let Some(answer) = self.next() {
             // A caller's own panic; the test that it belongs to has seen its message.
@@ -121,7 +186,8 @@ impl Answering {
 
     fn next(&mut self) -> Option<Answer> {
         let mut state = lock(&self.shared);
-        let next = state.answers.pop_front();
+        let is_dead = state.calls.is_dead();
+        let next = (!is_dead).then(|| state.answers.pop_front()).flatten();
         state.is_answering = next.is_some();
         self.has_ended = next.is_none();
         next
@@ -131,7 +197,7 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         // Only a runtime that ends drops it with answers left, and even those are given.
-        if !self.has_ended {
+        if !self.has_ended && !lock(&self.shared).calls.is_dead() {
             let rest = Self::of(&self.shared);
             drop(thread::spawn(move || rest.give_all()));
         }
@@ -143,14 +209,17 @@ impl EventStore for MemoryStore {
     fn submit(&self, batch: Vec<Append>, done: AppendDone) {
         // Encoded before the lock is taken, by the caller's own code.
         let batch = log::encode(batch);
-        self.hand_over(|state| {
+        self.hand_over(move |state| {
             let end = batch.and_then(|batch| state.log.append(batch));
+            if let Ok(appended) = &end {
+                state.tell(&Done::Appended(appended));
+            }
             Box::new(|| done(end))
         });
     }
 
     async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError> {
-        Ok(lock(&self.shared).log.get(id))
+        self.answer(|state| Ok(state.log.get(id))).await
     }
 
     async fn read(
@@ -159,36 +228,43 @@ impl EventStore for MemoryStore {
         after: Position,
         limit: usize,
     ) -> Result<Vec<EventEnvelope>, StoreError> {
-        let State {
-            log, deliveries, ..
-        } = &*lock(&self.shared);
-        let rows = log
-            .after(after)
-            .filter(|row| row.is_meant(query, deliveries));
-        Ok(rows.take(limit).map(log::Row::envelope).collect())
+        let read = |state: &mut State| {
+            state.tell(&Done::Read(query, after));
+            let State {
+                log, deliveries, ..
+            } = state;
+            let rows = log
+                .after(after)
+                .filter(|row| row.is_meant(query, deliveries));
+            Ok(rows.take(limit).map(log::Row::envelope).collect())
+        };
+        self.answer(read).await
     }
 
     async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
-        Ok(lock(&self.shared).summary(query))
+        self.answer(|state| Ok(state.summary(query))).await
     }
 
     async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        let state = lock(&self.shared);
-        let log = state.summary(&EventQuery::Log);
-        Ok(StoreStatistics {
-            log,
-            finished: log.events - state.summary(&EventQuery::Unfinished).events,
-            by_type: state.log.by_type(),
-            aggregates: state.log.aggregates(),
-        })
+        self.answer(|state| Ok(state.statistics())).await
     }
 
     async fn head(&self) -> Result<Position, StoreError> {
-        Ok(lock(&self.shared).log.head())
+        self.answer(|state| Ok(state.log.head())).await
     }
 }
 
 impl State {
+    fn statistics(&self) -> StoreStatistics {
+        let log = self.summary(&EventQuery::Log);
+        StoreStatistics {
+            log,
+            finished: log.events - self.summary(&EventQuery::Unfinished).events,
+            by_type: self.log.by_type(),
+            aggregates: self.log.aggregates(),
+        }
+    }
+
     fn summary(&self, query: &EventQuery) -> EventSummary {
         let rows = self.log.after(Position::ZERO);
         let meant: Vec<_> = rows
@@ -206,22 +282,29 @@ impl State {
 #[async_trait::async_trait]
 impl DeliveryStore for MemoryStore {
     async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
-        let State {
-            log, deliveries, ..
-        } = &mut *lock(&self.shared);
-        Ok(deliveries.begin_run(&registrations, log.head()))
+        let begin = |state: &mut State| {
+            let head = state.log.head();
+            let run = state.deliveries.begin_run(&registrations, head);
+            state.tell(&Done::RunBegun(&registrations, &run));
+            Ok(run)
+        };
+        self.answer(begin).await
     }
 
     fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
-        self.hand_over(|state| {
+        self.hand_over(move |state| {
             let known = state.deliveries.register(&registration, state.log.head());
+            state.tell(&Done::Registered(&registration, &known));
             Box::new(|| done(Ok(known)))
         });
     }
 
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
-        self.hand_over(|state| {
-            let end = state.deliveries.change(changes, &state.log);
+        self.hand_over(move |state| {
+            let end = state.deliveries.change(&changes, &state.log);
+            if end.is_ok() {
+                state.tell(&Done::Changed(&changes));
+            }
             Box::new(|| done(end))
         });
     }
@@ -231,8 +314,8 @@ impl DeliveryStore for MemoryStore {
         query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let state = lock(&self.shared);
-        Ok(state.deliveries.dead_letters(query, limit))
+        self.answer(|state| Ok(state.deliveries.dead_letters(query, limit)))
+            .await
     }
 
     async fn processing_log(
@@ -245,17 +328,15 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
-        let State {
-            log, deliveries, ..
-        } = &*lock(&self.shared);
-        Ok(deliveries.subscriptions(log))
+        self.answer(|state| Ok(state.deliveries.subscriptions(&state.log)))
+            .await
     }
 
     async fn dead_letter_groups(
         &self,
         query: &DeadLetterQuery,
     ) -> Result<Vec<DeadLetterGroup>, StoreError> {
-        let state = lock(&self.shared);
-        Ok(state.deliveries.dead_letter_groups(query))
+        self.answer(|state| Ok(state.deliveries.dead_letter_groups(query)))
+            .await
     }
 }

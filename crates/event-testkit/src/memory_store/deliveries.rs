@@ -3,19 +3,20 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use domain_events::{
     BlockedAggregate, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange,
     DeliveryChanges, PauseReason, Position, ProcessingOutcome, Progress, Registration, RunState,
     StartFrom, StartedDelivery, StoreError, StoreErrorKind, StoredSubscription, SubscriptionId,
-    SubscriptionState, WaitingDelivery,
+    SubscriptionState, Timestamp, WaitingDelivery,
 };
 
 use super::log::{Log, Row};
 
 /// Subscriptions in the order in which they became known, dead letters, and the last run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Deliveries {
     subscriptions: Vec<Subscription>,
     dead_letters: Vec<DeadLetter>,
@@ -25,11 +26,12 @@ pub(super) struct Deliveries {
     repeats_through: Position,
 }
 
-struct Subscription {
-    name: Arc<str>,
-    progress: Progress,
-    waiting: BTreeMap<Position, WaitingDelivery>,
-    blocked: Vec<BlockedAggregate>,
+#[derive(Clone)]
+pub(super) struct Subscription {
+    pub(super) name: Arc<str>,
+    pub(super) progress: Progress,
+    pub(super) waiting: BTreeMap<Position, WaitingDelivery>,
+    pub(super) blocked: Vec<BlockedAggregate>,
     /// How many unclean ends have found each delivery running, and whether this run has started it.
     started: BTreeMap<Position, (u32, bool)>,
     paused: Option<PauseReason>,
@@ -96,8 +98,7 @@ impl Subscription {
 impl Deliveries {
     /// Whether some subscription has not finished an event.
     pub(super) fn has_unfinished(&self, row: &Row) -> bool {
-        let mut known = self.subscriptions.iter().filter(|it| it.is_there());
-        known.any(|it| it.has_unfinished(row))
+        self.known().any(|it| it.has_unfinished(row))
     }
 
     pub(super) fn begin_run(&mut self, registrations: &[Registration], head: Position) -> RunState {
@@ -167,8 +168,7 @@ impl Deliveries {
                 paused: it.paused,
             }
         };
-        let known = self.subscriptions.iter().filter(|it| it.is_there());
-        known.map(stored).collect()
+        self.known().map(stored).collect()
     }
 
     pub(super) fn dead_letters(&self, query: &DeadLetterQuery, limit: usize) -> Vec<DeadLetter> {
@@ -194,15 +194,36 @@ impl Deliveries {
     }
 
     /// Makes all changes, or none where one makes no sense.
-    pub(super) fn change(&mut self, changes: DeliveryChanges, log: &Log) -> Result<(), StoreError> {
-        for change in &changes {
+    pub(super) fn change(&mut self, changes: &DeliveryChanges, log: &Log) -> Result<(), StoreError> {
+        for change in changes {
             self.check(change, log)
                 .map_err(|what| StoreError::new(StoreErrorKind::Other, what))?;
         }
-        changes
-            .into_iter()
-            .for_each(|change| self.make(change, log.head()));
+        for change in changes {
+            self.make(change.clone(), log.head());
+        }
         Ok(())
+    }
+
+    /// Every subscription that was not forgotten.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Subscription> {
+        self.subscriptions.iter().filter(|it| it.is_there())
+    }
+
+    /// The dead letters of one subscription.
+    pub(super) fn letters_of(&self, name: &str) -> impl Iterator<Item = &DeadLetter> {
+        let letters = self.dead_letters.iter();
+        letters.filter(move |letter| &*letter.subscription == name)
+    }
+
+    /// Has everything that waits be due so much earlier.
+    pub(super) fn let_pass(&mut self, time: Duration) {
+        let earlier = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let all = self.subscriptions.iter_mut();
+        for delivery in all.flat_map(|it| it.waiting.values_mut()) {
+            let due_at = delivery.due_at.as_micros().saturating_sub(earlier);
+            delivery.due_at = Timestamp::from_micros(due_at);
+        }
     }
 
     fn check(&self, change: &DeliveryChange, log: &Log) -> Result<(), &'static str> {

@@ -17,7 +17,7 @@ use super::deliveries::Deliveries;
 const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 
 /// Events in the order of their positions.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Log {
     rows: BTreeMap<Position, Row>,
     by_id: BTreeMap<EventId, Position>,
@@ -25,8 +25,9 @@ pub(super) struct Log {
 }
 
 /// An event as a disk would have it.
+#[derive(Clone)]
 pub(super) struct Row {
-    id: EventId,
+    pub(super) id: EventId,
     event_type: Arc<str>,
     schema_version: u32,
     pub(super) aggregate: AggregateRef,
@@ -108,6 +109,11 @@ impl Log {
 
     pub(super) fn get(&self, id: EventId) -> Option<EventEnvelope> {
         Some(self.rows[self.by_id.get(&id)?].envelope())
+    }
+
+    /// The event at a position.
+    pub(super) fn at(&self, position: Position) -> Option<&Row> {
+        self.rows.get(&position)
     }
 
     pub(super) fn has(&self, position: Position) -> bool {
