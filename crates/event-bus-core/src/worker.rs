@@ -85,6 +85,8 @@ pub(crate) struct Led {
     pub(crate) finished: bool,
     /// Whether a subscription was blocked on the aggregate.
     pub(crate) blocked: bool,
+    /// Whether a delivery is done, and others of the event follow.
+    done: bool,
     /// Whether a handler did not come to its end at once.
     waited: bool,
 }
@@ -123,9 +125,13 @@ async fn lead(
         let began = *now;
         let waiting = || {
             led.waited = true;
-            // What is done holds no room while a handler waits.
-            if run.settled < run.done() {
-                engine.step(|state, after| state.settle(worker.pipeline, run, after));
+            // What is done holds no room while a handler waits, and is saved meanwhile (R2).
+            let is_unsaved = engine.stores.is_some() && led.done;
+            if run.settled < run.done() || is_unsaved {
+                engine.step(|state, after| {
+                    state.settle(worker.pipeline, run, after);
+                    after.saver |= is_unsaved && state.unsaved.progress();
+                });
             }
         };
         let made = attempt(
@@ -162,6 +168,7 @@ impl Led {
             Decision::Done(outcome) => {
                 count(worker, subscribed, outcome, made.end - record.accepted_at);
                 self.finished |= record.resolve(target, outcome);
+                self.done = true;
                 record.tell();
             }
             Decision::Retry(delay, error) => {
