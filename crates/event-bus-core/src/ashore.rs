@@ -1,8 +1,11 @@
 //! How subscriptions go: given nothing more, and where they have a place in the log, that is kept.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use domain_events::{DeliveryChange, Position, Subscription};
+use domain_events::{AggregateRef, DeliveryChange, FailurePolicy, Position, Subscription};
 
 use crate::{
     after::After,
@@ -10,6 +13,7 @@ use crate::{
     pipeline::PipelineId,
     record::Record,
     state::State,
+    subscribed::Subscribed,
     subscriptions::Member,
 };
 
@@ -18,12 +22,14 @@ pub(crate) struct Leaving {
     member: Member,
     /// The last position of which it was given what it wants.
     given: Position,
-    /// What it had not finished when it went; some of it may be finished yet.
+    /// What it had not finished when it went, in the order of the log; some of it may be finished yet.
     open: Vec<Arc<Record>>,
+    /// Whether its last progress was taken to be committed.
+    is_over: AtomicBool,
 }
 
 /// Takes a subscription out: it is given nothing more, and its waiting retries end at once.
-pub(crate) fn leave(engine: &Engine, name: &str) -> Option<Leaving> {
+pub(crate) fn leave(engine: &Engine, name: &str) -> Option<Arc<Leaving>> {
     engine.step(|state, after| state.take_out(name, after))
 }
 
@@ -43,20 +49,14 @@ pub(crate) fn leave_later(engine: &Arc<Engine>, subscription: &Subscription) {
 
 /// Waits for a leaving subscription's running attempts, and then until its progress is committed:
 /// only then does its name begin where it has ended.
-pub(crate) async fn left(engine: &Engine, leaving: Leaving) {
-    let Leaving {
-        member,
-        given,
-        open,
-    } = leaving;
-    let subscribed = Arc::clone(&member.subscribed);
+pub(crate) async fn left(engine: &Engine, leaving: Arc<Leaving>) {
+    let subscribed = leaving.subscribed();
     subscribed.at_rest().await;
     if engine.stores.is_some() {
-        let save = engine.step(|state, after| state.save_last(&member, given, &open, after));
+        let save = engine.step(|state, after| state.save_last(&leaving, after));
         let committed = |state: &State| state.is_closed || state.unsaved.saves() >= save;
         engine.until_quiet(committed).await;
     }
-    discard(open);
     if subscribed.pipeline != PipelineId::SHARED {
         let id = subscribed.pipeline;
         let is_empty = |state: &State| {
@@ -67,20 +67,57 @@ pub(crate) async fn left(engine: &Engine, leaving: Leaving) {
         engine.step(|state, after| state.close_pipeline(id, after));
     }
     engine.step(|state, after| {
-        state
-            .leaving
-            .retain(|leaving| !Arc::ptr_eq(leaving, &subscribed));
+        state.leaving.retain(|other| !Arc::ptr_eq(other, &leaving));
         after.quiet = true;
     });
-    discard((member, subscribed));
+    discard(leaving);
+}
+
+impl Leaving {
+    pub(crate) fn subscribed(&self) -> &Arc<Subscribed> {
+        &self.member.subscribed
+    }
+
+    /// How far it has come, as long as that is still to be committed: whatever else is committed of it
+    /// meanwhile covers what this would leave out or say twice (R1).
+    pub(crate) fn progress(&self) -> Option<DeliveryChange> {
+        if self.is_over.load(Ordering::Acquire) {
+            return None;
+        }
+        let progress = self.member.joined.progress(self.given, self.unfinished());
+        Some(DeliveryChange::Progressed(self.subscribed().id?, progress))
+    }
+
+    /// What is neither finished nor covered by a row: what is left to the log leaves what is behind it
+    /// in its aggregate, too.
+    fn unfinished(&self) -> Vec<Position> {
+        let mut unfinished = Vec::new();
+        let mut blocked: Vec<&AggregateRef> = Vec::new();
+        let policy = self.subscribed().subscription.after_dead_letter();
+        let parks = policy == FailurePolicy::ParkAggregate;
+        for record in &self.open {
+            let aggregate = record.envelope.aggregate();
+            let target = record.target(self.subscribed());
+            let is =
+                |stands: fn(&Record, usize) -> bool| target.is_some_and(|it| stands(record, it));
+            if is(Record::is_left) || parks && is(Record::is_dead) {
+                blocked.push(aggregate);
+            }
+            // What workers have met since it went, and not delivered, is not finished either.
+            if (is(Record::is_open) || is(Record::is_stopped)) && !blocked.contains(&aggregate) {
+                unfinished.extend(record.envelope.position());
+            }
+        }
+        unfinished
+    }
 }
 
 impl State {
-    fn take_out(&mut self, name: &str, after: &mut After) -> Option<Leaving> {
+    fn take_out(&mut self, name: &str, after: &mut After) -> Option<Arc<Leaving>> {
         let member = self.subscriptions.remove(name)?;
         let subscribed = &member.subscribed;
-        self.leaving.push(Arc::clone(subscribed));
         let (mut given, mut open) = (Position::ZERO, Vec::new());
+        let mut places = Vec::new();
         if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
             if pipeline.batch.is_some() {
                 // Its one subscription goes.
@@ -88,49 +125,38 @@ impl State {
             }
             let mailboxes = &mut pipeline.mailboxes;
             mailboxes.change(subscribed, || subscribed.remove());
-            let places = mailboxes.places(subscribed);
+            places = mailboxes.places(subscribed);
             if let Some(cursor) = &pipeline.cursor {
                 given = cursor.through;
                 let covered = mailboxes.covered_of(subscribed);
                 open = cursor.open_of(subscribed, &covered);
             }
-            for mailbox in places {
-                self.drop_if_removed(mailbox, subscribed, after);
-            }
         }
-        self.subscriptions_changed(after);
-        Some(Leaving {
+        for mailbox in places {
+            self.drop_if_removed(mailbox, subscribed, after);
+        }
+        let leaving = Arc::new(Leaving {
             member,
             given,
             open,
-        })
+            is_over: AtomicBool::new(false),
+        });
+        self.leaving.push(Arc::clone(&leaving));
+        self.subscriptions_changed(after);
+        Some(leaving)
     }
 
     /// Has a leaving subscription's last progress committed. Returns the number of the save.
-    fn save_last(
-        &mut self,
-        member: &Member,
-        given: Position,
-        open: &[Arc<Record>],
-        after: &mut After,
-    ) -> u64 {
-        let subscribed = &member.subscribed;
-        if let (Some(id), Some(pipeline)) =
-            (subscribed.id, self.pipelines.get_mut(subscribed.pipeline))
+    fn save_last(&mut self, leaving: &Leaving, after: &mut After) -> u64 {
+        let subscribed = leaving.subscribed();
+        if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline)
             && let Some(cursor) = &mut pipeline.cursor
         {
-            // What workers have met since it went, and not delivered, is not finished either.
-            let unfinished = open.iter().filter(|record| {
-                let target = record.target(subscribed);
-                target.is_some_and(|it| record.is_open(it) || record.is_stopped(it))
-            });
-            let unfinished = unfinished.filter_map(|record| record.envelope.position());
-            let progress = member.joined.progress(given, unfinished);
             let rows = pipeline.mailboxes.rows(subscribed).into_iter();
-            let progressed = DeliveryChange::Progressed(id, progress);
-            self.unsaved.change(rows.chain([progressed]), None);
+            self.unsaved.change(rows.chain(leaving.progress()), None);
             after.told.extend(cursor.stop_left(subscribed));
         }
+        leaving.is_over.store(true, Ordering::Release);
         after.saver = true;
         self.unsaved.next_save()
     }

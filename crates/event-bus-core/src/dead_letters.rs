@@ -156,10 +156,13 @@ impl State {
         after: &mut After,
     ) {
         match subscribed.subscription.after_dead_letter() {
-            // Who is removed has nobody behind.
-            _ if subscribed.is_removed() => {}
+            // Who is removed has nobody behind, unless there is a log.
+            _ if subscribed.is_removed() && subscribed.id.is_none() => {}
             FailurePolicy::Skip => {}
-            FailurePolicy::ParkAggregate => self.park(mailbox, subscribed, event, recorded, after),
+            FailurePolicy::ParkAggregate => {
+                self.park(mailbox, subscribed, event, recorded, after);
+                self.drop_if_removed(mailbox, subscribed, after);
+            }
             FailurePolicy::PauseSubscription => {
                 self.pause(subscribed, PauseReason::DeadLetter, after);
             }

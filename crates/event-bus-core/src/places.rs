@@ -21,6 +21,8 @@ pub(crate) async fn reset(
     if let Some(leaving) = ashore::leave(engine, &name) {
         ashore::left(engine, leaving).await;
     }
+    // Or it was about to go.
+    engine.until_quiet(|state| !state.is_leaving(&name)).await;
     change(engine, DeliveryChange::Reset(Arc::clone(&name), start)).await?;
     say!(info, "subscription reset", "subscription" = name; format_args!("{start:?}"));
     match subscription {

@@ -187,6 +187,11 @@ impl Record {
         (0..self.targets().len()).any(|target| self.is_left(target))
     }
 
+    /// Whether a delivery was given up.
+    pub(crate) fn is_dead(&self, target: usize) -> bool {
+        self.stand_of(target) == DEAD
+    }
+
     /// Whether a delivery was not made, as its subscription went.
     pub(crate) fn is_stopped(&self, target: usize) -> bool {
         self.stand_of(target) == STOPPED

@@ -8,6 +8,7 @@ use domain_events::{Ordering, Position, Subscription, Timestamp};
 use crate::{
     BusConfig,
     after::After,
+    ashore::Leaving,
     dead_letters::DeadLetters,
     entry::needs,
     figures::Figures,
@@ -34,7 +35,7 @@ pub(crate) struct State {
     pub(crate) letters: DeadLetters,
     /// Subscriptions that were removed, whose last attempt may run or last progress is still to be
     /// committed.
-    pub(crate) leaving: Vec<Arc<Subscribed>>,
+    pub(crate) leaving: Vec<Arc<Leaving>>,
     /// Whether the last run has ended uncleanly.
     pub(crate) after_unclean_end: bool,
     /// Up to here an unclean end may have left effects of unfinished deliveries.
@@ -124,7 +125,7 @@ impl State {
         let members = self.subscriptions.members().iter();
         members
             .map(|member| &member.subscribed)
-            .chain(&self.leaving)
+            .chain(self.leaving.iter().map(|leaving| leaving.subscribed()))
             .cloned()
             .collect()
     }
@@ -137,7 +138,11 @@ impl State {
 
     /// Whether a subscription of this name is on its way off.
     pub(crate) fn is_leaving(&self, name: &str) -> bool {
-        self.leaving.iter().any(|leaving| &**leaving.name() == name)
+        let mut names = self
+            .leaving
+            .iter()
+            .map(|leaving| leaving.subscribed().name());
+        names.any(|other| &**other == name)
     }
 
     /// Whether nothing is queued, running, waiting or behind, and all is saved (L3).

@@ -75,6 +75,7 @@ impl State {
         unsaved.progressed = false;
         unsaved.in_commit = true;
         unsaved.taken += 1;
+        changes.extend(self.leaving.iter().filter_map(|it| it.progress()));
         for (pipeline, members) in self.pipeline_members() {
             if let Some(cursor) = &pipeline.cursor {
                 changes.extend(cursor.progress(&members, &pipeline.mailboxes));
