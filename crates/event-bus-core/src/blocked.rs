@@ -34,6 +34,8 @@ pub(crate) struct Blocked {
     pub(crate) is_at_replay: bool,
     /// Whether a run that began earlier may still make deliveries of the aggregate.
     pub(crate) beside_run: bool,
+    /// Whether it has come further in the log since its row was last to be saved.
+    pub(crate) has_moved: bool,
 }
 
 /// Where a backlog is.
@@ -80,6 +82,7 @@ impl Blocked {
             replays: VecDeque::new(),
             is_at_replay: false,
             beside_run: false,
+            has_moved: false,
         }
     }
 
@@ -273,6 +276,28 @@ impl Blocked {
             parked_behind,
         };
         Some(DeliveryChange::Blocked(self.subscribed.id?, row))
+    }
+
+    /// Whether an event of the log is one of those that are read back from it, which it becomes where it
+    /// comes before the first of them.
+    pub(crate) fn takes_in(&mut self, event: Recorded) -> bool {
+        let Behind::Log {
+            from,
+            version,
+            through,
+            ..
+        } = &mut self.behind
+        else {
+            return false;
+        };
+        if event.position > *through {
+            return false;
+        }
+        if event.position < *from {
+            (*from, *version) = (event.position, event.version);
+            self.has_moved = true;
+        }
+        true
     }
 
     /// Whether it goes on without anybody acting; else it does not count as something to be done.

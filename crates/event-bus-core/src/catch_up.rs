@@ -15,6 +15,7 @@ use crate::{
     pipeline::PipelineId,
     say::say,
     state::State,
+    subscriptions::Targets,
     waiters::Wanted,
     waiting::{NoRoom, wait_for_places},
 };
@@ -96,7 +97,7 @@ impl State {
         let Some(position) = event.position() else {
             return Next::Other;
         };
-        let targets = self.subscriptions.targets(id, event.event_type(), position);
+        let targets = self.uncovered(id, event, position, after);
         let Some(pipeline) = self.pipelines.get_mut(id) else {
             return Next::Other;
         };
@@ -120,6 +121,40 @@ impl State {
         let accepted_at = now.checked_sub(since_recorded).unwrap_or(now);
         self.take_in(id, Arc::clone(event), targets, accepted_at, None, after);
         Next::Taken
+    }
+}
+
+impl State {
+    /// Who wants an event of the log, but for those in whose backlog it is since an earlier run, which
+    /// delivers it: whatever that run had listed as unfinished, the row goes before it (R1).
+    fn uncovered(
+        &mut self,
+        id: PipelineId,
+        event: &EventEnvelope,
+        position: Position,
+        after: &mut After,
+    ) -> Targets {
+        let subscriptions = &mut self.subscriptions;
+        let targets = subscriptions.targets(id, event.event_type(), position);
+        let Some(mailboxes) = self.pipelines.get_mut(id).map(|it| &mut it.mailboxes) else {
+            return targets;
+        };
+        let mailbox = mailboxes.known(event.aggregate());
+        let (Some(mailbox), Some(recorded)) = (mailbox, event.recorded()) else {
+            return targets;
+        };
+        let (covered, open): (Vec<_>, Vec<_>) = targets.iter().cloned().partition(|target| {
+            let blocked = mailboxes.blocked(mailbox, target);
+            blocked.is_some_and(|blocked| blocked.takes_in(recorded))
+        });
+        if covered.is_empty() {
+            return targets;
+        }
+        for target in &covered {
+            subscriptions.covered(target, position);
+        }
+        after.saver |= self.unsaved.moved();
+        open.into()
     }
 }
 

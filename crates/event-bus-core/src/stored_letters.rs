@@ -151,6 +151,8 @@ impl State {
         }
         subscribed.steps.left.up();
         let through = pipeline.cursor.as_ref().map(|cursor| cursor.through);
+        // It may have been given more, before others set the pipeline back.
+        let through = through.max(self.subscriptions.joined_through(&subscribed));
         let mailboxes = &mut pipeline.mailboxes;
         let mailbox = mailboxes.mailbox(event.aggregate());
         mailboxes.block_from_now(mailbox, &subscribed, recorded, through.unwrap_or_default());

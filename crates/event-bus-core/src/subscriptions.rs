@@ -168,6 +168,20 @@ impl Subscriptions {
         Some((Arc::clone(&member.subscribed), waiting))
     }
 
+    /// Notes that what a member had not finished when it joined is done, or is covered by a row.
+    pub(crate) fn covered(&mut self, subscribed: &Arc<Subscribed>, position: Position) {
+        let same = |member: &&mut Member| Arc::ptr_eq(&member.subscribed, subscribed);
+        if let Some(member) = self.members.iter_mut().find(same) {
+            member.joined.unfinished.remove(&position);
+        }
+    }
+
+    /// Up to where a member wants only what it had not finished when it joined.
+    pub(crate) fn joined_through(&self, subscribed: &Arc<Subscribed>) -> Option<Position> {
+        let same = |member: &&Member| Arc::ptr_eq(&member.subscribed, subscribed);
+        self.members.iter().find(same).map(|it| it.joined.through)
+    }
+
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }

@@ -11,6 +11,8 @@ pub(crate) struct Unsaved {
     /// Retries that may start once the changes are committed (F4).
     retries: Vec<Due>,
     progressed: bool,
+    /// Whether a backlog in the log has come further.
+    moved: bool,
     in_commit: bool,
     /// How many times what is unsaved was taken to be committed, and was committed.
     taken: u64,
@@ -22,6 +24,12 @@ impl Unsaved {
     /// save was taken.
     pub(crate) fn progress(&mut self) -> bool {
         !std::mem::replace(&mut self.progressed, true)
+    }
+
+    /// Notes that a backlog in the log has come further. Returns as [`progress`](Self::progress).
+    pub(crate) fn moved(&mut self) -> bool {
+        self.moved = true;
+        self.progress()
     }
 
     /// Adds changes to be committed, and a retry that waits for that.
@@ -75,6 +83,10 @@ impl State {
         unsaved.progressed = false;
         unsaved.in_commit = true;
         unsaved.taken += 1;
+        if std::mem::take(&mut unsaved.moved) {
+            let pipelines = self.pipelines.iter_mut();
+            changes.extend(pipelines.flat_map(|(_, it)| it.mailboxes.moved_rows()));
+        }
         changes.extend(self.leaving.iter().filter_map(|it| it.progress()));
         for (pipeline, members) in self.pipeline_members() {
             if let Some(cursor) = &pipeline.cursor {

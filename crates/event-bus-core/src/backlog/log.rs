@@ -254,7 +254,11 @@ impl State {
         change: Option<DeliveryChange>,
         after: &mut After,
     ) {
-        let Some(blocked) = self.backlog(start) else {
+        let Some(pipeline) = self.pipelines.get_mut(start.subscribed.pipeline) else {
+            return;
+        };
+        let mailboxes = &mut pipeline.mailboxes;
+        let Some(blocked) = mailboxes.blocked(start.mailbox, &start.subscribed) else {
             return;
         };
         blocked.end_first(is_replay);
@@ -268,11 +272,17 @@ impl State {
         {
             (*from, *version) = (done.position.next(), done.version.next());
             *passed_over = passed_over.saturating_sub(1);
+            // It may not have been read again as yet, and is not to be delivered when it is.
+            self.subscriptions.covered(&start.subscribed, done.position);
         }
         if change.is_some() {
             let row = blocked.row(&start.aggregate);
             self.unsaved.change(change.into_iter().chain(row), None);
             after.saver = true;
+        } else {
+            // Saved as any success is, and not only with the last of the page (R2, R3).
+            blocked.has_moved = true;
+            after.saver |= self.unsaved.moved();
         }
     }
 

@@ -107,8 +107,9 @@ impl Mailboxes {
         if mailbox.blocked.iter().any(same) {
             return;
         }
-        // What is in a run is delivered by that.
-        let next = mailbox.queue.records.get(mailbox.taken);
+        // What is in a run is delivered by that; what others are to have again is no business of its own.
+        let mut queued = mailbox.queue.records.iter().skip(mailbox.taken);
+        let next = queued.find(|record| record.target(subscribed).is_some());
         let next = next.and_then(|record| record.envelope.recorded());
         let through = through.max(event.position);
         let behind = Behind::Log {
@@ -261,6 +262,24 @@ impl Mailboxes {
             .filter(|(_, _, blocked)| Arc::ptr_eq(&blocked.subscribed, subscribed))
             .filter_map(|(_, aggregate, blocked)| blocked.row(aggregate))
             .collect()
+    }
+
+    /// The rows of backlogs that have come further since they were last asked for.
+    pub(crate) fn moved_rows(&mut self) -> Vec<DeliveryChange> {
+        let mut rows = Vec::new();
+        for (
+            _,
+            Mailbox {
+                aggregate, blocked, ..
+            },
+        ) in self.boxes.iter_mut()
+        {
+            for it in blocked {
+                let has_moved = std::mem::take(&mut it.has_moved);
+                rows.extend(has_moved.then(|| it.row(aggregate)).flatten());
+            }
+        }
+        rows
     }
 
     /// Every blocked subscription with the aggregate it is blocked on.
