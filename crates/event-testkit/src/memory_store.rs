@@ -26,12 +26,12 @@ mod deliveries;
 use deliveries::Deliveries;
 
 mod crash;
-use crash::{Calls, Fate};
 pub use crash::Crash;
+use crash::{Calls, Fate};
 
 mod watch;
-use watch::Watch;
 pub use watch::Done;
+use watch::Watch;
 
 mod verify;
 pub use verify::Standing;
@@ -323,8 +323,8 @@ impl DeliveryStore for MemoryStore {
         subscription: Option<&str>,
         limit: usize,
     ) -> Result<Vec<ProcessingOutcome>, StoreError> {
-        let state = lock(&self.shared);
-        Ok(state.deliveries.processing_log(subscription, limit))
+        self.answer(|state| Ok(state.deliveries.processing_log(subscription, limit)))
+            .await
     }
 
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {

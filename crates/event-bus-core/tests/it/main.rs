@@ -7,6 +7,7 @@ mod drops;
 mod edges;
 mod leftovers;
 mod model;
+mod simulation;
 mod soon;
 mod strangers;
 mod warnings;

@@ -194,7 +194,11 @@ impl Deliveries {
     }
 
     /// Makes all changes, or none where one makes no sense.
-    pub(super) fn change(&mut self, changes: &DeliveryChanges, log: &Log) -> Result<(), StoreError> {
+    pub(super) fn change(
+        &mut self,
+        changes: &DeliveryChanges,
+        log: &Log,
+    ) -> Result<(), StoreError> {
         for change in changes {
             self.check(change, log)
                 .map_err(|what| StoreError::new(StoreErrorKind::Other, what))?;

@@ -49,7 +49,13 @@ impl MemoryStore {
         let mut known = state.deliveries.known();
         let subscription = known.find(|it| &*it.name == subscription)?;
         let books = Books::of(subscription, &state.log, &state.deliveries);
-        Some(books.standings(row).first().copied().unwrap_or(Standing::Done))
+        Some(
+            books
+                .standings(row)
+                .first()
+                .copied()
+                .unwrap_or(Standing::Done),
+        )
     }
 }
 
