@@ -356,9 +356,13 @@ impl Blocked {
 }
 
 impl Behind {
-    pub(crate) fn push(&mut self, record: &Arc<Record>) {
+    /// Adds an event that is passed over. Returns whether its row is to say so, as it begins with it.
+    pub(crate) fn push(&mut self, record: &Arc<Record>) -> bool {
         match self {
-            Self::Memory(records) => records.push_back(Arc::clone(record)),
+            Self::Memory(records) => {
+                records.push_back(Arc::clone(record));
+                false
+            }
             Self::Log {
                 from,
                 version,
@@ -366,14 +370,16 @@ impl Behind {
                 passed_over,
             } => {
                 let Some(recorded) = record.envelope.recorded() else {
-                    return;
+                    return false;
                 };
+                let is_before = recorded.position < *from;
                 // The first that waits; its version was not known where there was none.
-                if *from > *through {
+                if is_before || *from > *through {
                     (*from, *version) = (recorded.position, recorded.version);
                 }
                 *through = recorded.position.max(*through);
                 *passed_over += 1;
+                is_before
             }
         }
     }

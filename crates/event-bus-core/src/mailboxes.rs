@@ -450,7 +450,7 @@ impl Mailboxes {
         if let Some(record) = run.records.first() {
             for blocked in blocked {
                 if let Some(target) = record.target(&blocked.subscribed) {
-                    blocked.behind.push(record);
+                    blocked.has_moved |= blocked.behind.push(record);
                     if let Some(why) = blocked.rests() {
                         record.rest(target, why);
                     }

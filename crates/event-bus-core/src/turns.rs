@@ -66,6 +66,7 @@ impl State {
         after.tell(Arc::clone(record));
         let pipeline = self.pipelines.get(id);
         if pipeline.is_some_and(Pipeline::leaves_to_log) {
+            after.saver |= self.unsaved.moved();
             for &target in &run.passed_over {
                 self.leave(id, record, target, after);
             }
