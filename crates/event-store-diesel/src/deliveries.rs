@@ -230,7 +230,12 @@ impl Step<'_> {
             Self::Discard(name, at, reason) => match queries::subscription(conn, name)? {
                 Some(row) => {
                     let (id, at) = (row.subscription_id, signed(at.get()));
-                    queries::settle_dead_letter(conn, id, at, &settled("discarded", Some(reason)))?
+                    let discarded = settled("discarded", Some(reason));
+                    match queries::settle_dead_letter(conn, id, at, &discarded)? {
+                        0 => 0,
+                        // Whoever is subscribed says so itself; nobody may be.
+                        _ => queries::unpark(conn, id, at)?,
+                    }
                 }
                 None => 0,
             },

@@ -1046,6 +1046,19 @@ pub(crate) fn delete_all_started(conn: &mut Conn) -> QueryResult<usize> {
     diesel::delete(de_started::table).execute(conn)
 }
 
+/// Has an aggregate be parked no more behind the dead letter of the event at a position.
+pub(crate) fn unpark(conn: &mut Conn, subscription: i64, at: i64) -> QueryResult<usize> {
+    let letter = de_events::table
+        .filter(de_events::position.eq(at))
+        .select(de_events::event_id.nullable());
+    let parked = de_blocked::table
+        .filter(de_blocked::subscription_id.eq(subscription))
+        .filter(de_blocked::parked_behind.eq_any(letter));
+    diesel::update(parked)
+        .set(de_blocked::parked_behind.eq(None::<Vec<u8>>))
+        .execute(conn)
+}
+
 #[derive(Debug, Insertable, AsChangeset)]
 #[diesel(table_name = de_dead_letters)]
 pub(crate) struct NewDeadLetter<'a> {

@@ -171,3 +171,4 @@ diesel::allow_columns_to_appear_in_same_group_by_clause!(
     de_subscriptions::name,
     de_dead_letters::error
 );
+diesel::allow_tables_to_appear_in_same_query!(de_blocked, de_events);

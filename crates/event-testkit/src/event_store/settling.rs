@@ -87,6 +87,18 @@ pub async fn f6_a_discarded_letter_is_gone(store: &impl Store) {
         let given_up = DeliveryChange::Dead(one, letter);
         change(store, vec![given_up]).await.unwrap();
     }
+    let second = Some(dead(store, "one", 2).await.event_id());
+    for (aggregate, position) in [("a", 1), ("b", 2)] {
+        let letter = dead(store, "one", position).await;
+        let parked = BlockedAggregate {
+            aggregate: notebook(aggregate),
+            from: Position::new(position + 2),
+            version: Version::new(2),
+            parked_behind: Some(letter.event_id()),
+        };
+        let parks = DeliveryChange::Blocked(one, parked);
+        change(store, vec![parks]).await.unwrap();
+    }
     let discarded = |name: &str| DeliveryChange::Discarded {
         subscription: name.into(),
         position: Position::new(1),
@@ -97,6 +109,10 @@ pub async fn f6_a_discarded_letter_is_gone(store: &impl Store) {
     let left = store.dead_letters(&DeadLetterQuery::of("one"), 9).await;
     let left: Vec<_> = left.unwrap().iter().map(|it| it.position()).collect();
     assert_eq!(left, [Some(Position::new(2))]);
+    // What was parked behind it is so no more, also where nobody is subscribed who would say so.
+    let state = begin(store, &["one"]).await.subscriptions.remove(0);
+    let parked = state.blocked.iter().map(|it| it.parked_behind);
+    assert_eq!(parked.collect::<Vec<_>>(), [None, second]);
 }
 
 /// By subscription and error, in the order of their first letters.

@@ -303,7 +303,20 @@ impl Deliveries {
                 position,
                 ..
             } => {
-                self.dig_up(&subscription, position);
+                let event = self
+                    .dead_letters
+                    .iter()
+                    .find(|it| it.subscription == subscription && it.position() == Some(position));
+                let event = event.map(DeadLetter::event_id);
+                if self.dig_up(&subscription, position)
+                    && let Some(index) = self.named(&subscription)
+                {
+                    // Whoever is subscribed says so itself; nobody may be.
+                    let blocked = self.subscriptions[index].blocked.iter_mut();
+                    blocked
+                        .filter(|it| it.parked_behind == event)
+                        .for_each(|it| it.parked_behind = None);
+                }
             }
             DeliveryChange::Reset(name, start) => {
                 if let Some(index) = self.named(&name) {
