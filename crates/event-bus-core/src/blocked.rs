@@ -384,20 +384,13 @@ impl Behind {
         }
     }
 
-    /// Has it begin with an event that is before it, and not passed over yet. Returns whether it is.
-    pub(crate) fn begin_with(&mut self, next: Recorded) -> bool {
-        match self {
-            Self::Log {
-                from,
-                version,
-                through,
-                ..
-            } if next.position < *from => {
-                (*from, *version) = (next.position, next.version);
-                *through = next.position.previous();
-                true
-            }
-            _ => false,
+    /// What begins with an event of the log: nothing as yet, as that is not passed over.
+    pub(crate) fn before(recorded: Recorded) -> Self {
+        Self::Log {
+            from: recorded.position,
+            version: recorded.version,
+            through: recorded.position.previous(),
+            passed_over: 0,
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use domain_events::{AggregateRef, DeliveryChange, Ordering, Urgency};
+use domain_events::{AggregateRef, Ordering, Recorded, Urgency};
 use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use slab::Slab;
 
@@ -65,29 +65,23 @@ struct Mailbox {
 }
 
 impl Mailbox {
-    /// Has the blocks that came to be beside the run that has ended begin with what that has not
-    /// delivered. Returns the rows that change by it.
-    fn take_up_what_is_left(&mut self) -> Vec<DeliveryChange> {
-        let Self {
-            aggregate,
-            queue,
-            blocked,
-            ..
-        } = self;
-        let mut rows = Vec::new();
-        for blocked in blocked.iter_mut().filter(|blocked| blocked.beside_run) {
+    /// Has the blocks that came to be beside the run that has ended begin behind what that has delivered;
+    /// `last` is the last event of it that had its round. Returns whether there is one.
+    fn take_up_what_is_left(&mut self, last: Option<Recorded>) -> bool {
+        let queue = &self.queue;
+        let beside = self.blocked.iter_mut().filter(|blocked| blocked.beside_run);
+        let mut has_moved = false;
+        for blocked in beside {
             blocked.beside_run = false;
-            let of = |record: &&Arc<Record>| {
-                let target = record.target(&blocked.subscribed);
-                target.is_some_and(|target| record.is_open(target))
-            };
-            let next = queue.records.iter().find(of);
-            let next = next.and_then(|record| record.envelope.recorded());
-            if next.is_some_and(|next| blocked.behind.begin_with(next)) {
-                rows.extend(blocked.row(aggregate));
+            let next = queue.first_open(&blocked.subscribed);
+            match (next, last) {
+                (Some(next), _) => blocked.behind = Behind::before(next),
+                (None, Some(last)) => blocked.behind = Behind::after(last),
+                (None, None) => {}
             }
+            (blocked.has_moved, has_moved) = (true, true);
         }
-        rows
+        has_moved
     }
 }
 
@@ -288,12 +282,14 @@ impl Mailboxes {
     }
 
     /// Ends a run that is settled: makes the mailbox ready for the next. Returns how many workers
-    /// have something to do by that, and the rows of blocks that begin with what the run has left.
-    pub(crate) fn finish_run(&mut self, run: &mut Run) -> (usize, Vec<DeliveryChange>) {
+    /// have something to do by that, and whether the rows of blocks have changed.
+    pub(crate) fn finish_run(&mut self, run: &mut Run) -> (usize, bool) {
         let Some(mailbox) = self.boxes.get_mut(run.mailbox) else {
-            return (0, Vec::new());
+            return (0, false);
         };
-        let rows = mailbox.take_up_what_is_left();
+        let last = run.done().checked_sub(1).map(|place| &run.records[place]);
+        let last = last.and_then(|record| record.envelope.recorded());
+        let has_moved = mailbox.take_up_what_is_left(last);
         let unstarted = run
             .paid
             .drain(..)
@@ -315,11 +311,11 @@ impl Mailboxes {
         match urgency {
             Some(urgency) => {
                 self.ready(run.mailbox, urgency);
-                (backlogs + 1, rows)
+                (backlogs + 1, has_moved)
             }
             None => {
                 self.close_if_done(run.mailbox);
-                (backlogs, rows)
+                (backlogs, has_moved)
             }
         }
     }

@@ -82,10 +82,9 @@ impl State {
         self.settle(id, run, after);
         let mut ready = 0;
         if let Some(pipeline) = self.pipelines.get_mut(id) {
-            let rows;
-            (ready, rows) = pipeline.mailboxes.finish_run(run);
-            after.saver |= !rows.is_empty();
-            self.unsaved.change(rows, None);
+            let has_moved;
+            (ready, has_moved) = pipeline.mailboxes.finish_run(run);
+            after.saver |= has_moved && self.unsaved.moved();
             after.quiet |= pipeline.mailboxes.is_drained();
         }
         run.spend();

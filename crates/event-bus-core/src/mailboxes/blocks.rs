@@ -107,16 +107,15 @@ impl Mailboxes {
         if mailbox.blocked.iter().any(same) {
             return;
         }
-        // What is in a run is delivered by that; what others are to have again is no business of its own.
-        let mut queued = mailbox.queue.records.iter().skip(mailbox.taken);
-        let next = queued.find(|record| record.target(subscribed).is_some());
-        let next = next.and_then(|record| record.envelope.recorded());
+        // Also what is in a run, so that the row covers it; where that delivers it, the block begins
+        // behind it once the run is over.
         let through = through.max(event.position);
-        let behind = Behind::Log {
-            from: next.map_or(through.next(), |next| next.position),
-            version: next.map_or(event.version.next(), |next| next.version),
-            through: next.map_or(through, |next| next.position.previous()),
-            passed_over: 0,
+        let behind = match mailbox.queue.first_open(subscribed) {
+            Some(next) => Behind::before(next),
+            None => Behind::after(Recorded {
+                position: through,
+                ..event
+            }),
         };
         let beside_run = mailbox.turn == Turn::Running;
         let blocked = Blocked::new(subscribed, behind, Stand::Waiting);

@@ -2,9 +2,9 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use domain_events::Urgency;
+use domain_events::{Recorded, Urgency};
 
-use crate::record::Record;
+use crate::{record::Record, subscribed::Subscribed};
 
 /// Events in their order, and how many are of each urgency.
 #[derive(Default)]
@@ -25,6 +25,15 @@ impl Queue {
     pub(super) fn push(&mut self, record: Arc<Record>) {
         self.urgencies.0[record.urgency as usize] += 1;
         self.records.push_back(record);
+    }
+
+    /// The first event that a subscription is still to be given.
+    pub(super) fn first_open(&self, subscribed: &Arc<Subscribed>) -> Option<Recorded> {
+        let is_open = |record: &&Arc<Record>| {
+            let target = record.target(subscribed);
+            target.is_some_and(|target| record.is_open(target))
+        };
+        self.records.iter().find(is_open)?.envelope.recorded()
     }
 
     pub(super) fn pop(&mut self) -> Option<Arc<Record>> {
