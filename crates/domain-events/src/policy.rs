@@ -22,7 +22,8 @@ pub enum FailurePolicy {
     /// They go on.
     #[default]
     Skip,
-    /// They wait behind it, in order, until it is replayed or discarded.
+    /// They wait behind it, in order, until it is replayed or discarded; on a bus without a store also
+    /// until it is lost to the bound on dead letters.
     ParkAggregate,
     /// Everything of the subscription waits, until it is resumed.
     PauseSubscription,

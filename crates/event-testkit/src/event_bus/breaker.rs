@@ -24,7 +24,7 @@ pub async fn f8_a_tripped_subscription_goes_on_once_a_probe_is_handled(harness: 
         false => Ok(()),
     };
     let breaker = CircuitBreaker::new(3, Duration::from_millis(5));
-    // Two attempts would be used up at once if probes counted.
+    // Four attempts would be used up at once if probes counted.
     let breaks = answering("breaks", &journal, answer)
         .retry(quick_retries(4))
         .circuit_breaker(breaker);
