@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use shuttle::future::{block_on, spawn};
 
 use crate::{
-    BusConfig, aboard, ashore, dead_letters, engine::Engine, lifecycle::Phase, pausing,
-    pipeline::PipelineId, publish::publish, seat::Worker, waiting::NoRoom, worker,
+    BusConfig, aboard, ashore, engine::Engine, lifecycle::Phase, pausing, pipeline::PipelineId,
+    publish::publish, seat::Worker, settling, waiting::NoRoom, worker,
 };
 
 /// How many interleavings are tried of each program.
@@ -283,7 +283,7 @@ fn d2_pausing_and_resuming_lose_and_reorder_nothing() {
                 spawn(async move {
                     assert!(pausing::pause(&engine, "paused").await);
                     shuttle::future::yield_now().await;
-                    assert!(pausing::resume(&engine, "paused"));
+                    assert!(pausing::resume(&engine, "paused").await);
                 })
             };
             for number in 0..3 {
@@ -533,7 +533,7 @@ fn f8_a_tripped_subscription_comes_to_its_end_in_order() {
                 spawn(async move {
                     assert!(pausing::pause(&engine, "breaks").await);
                     shuttle::future::yield_now().await;
-                    assert!(pausing::resume(&engine, "breaks"));
+                    assert!(pausing::resume(&engine, "breaks").await);
                 })
             };
             for number in 0..2 {
@@ -557,5 +557,9 @@ fn replay(
     event: EventId,
 ) -> shuttle::future::JoinHandle<()> {
     let engine = Arc::clone(engine);
-    spawn(async move { dead_letters::replay(&engine, subscription, event).unwrap() })
+    spawn(async move {
+        settling::replay(&engine, subscription, event)
+            .await
+            .unwrap()
+    })
 }
