@@ -15,7 +15,7 @@ use crate::{
     pipeline::PipelineId,
     record::{Marks, Record},
     state::State,
-    subscriptions::{Member, Targets},
+    subscriptions::Targets,
     sync::AtomicUsize,
     waiting::Reservation,
 };
@@ -217,15 +217,14 @@ impl State {
         let cursor = pipeline.cursor.as_mut()?;
         let has_room = !targets.is_empty();
         targets.iter().for_each(|target| target.steps.matching.up());
-        let is_replay = |member: &Member| {
-            let waiting = member.joined.waiting.get(&position);
-            waiting.is_some_and(|waiting| waiting.is_replay)
+        let waiting = match pipeline.mailboxes.is_per_aggregate() {
+            true => None,
+            false => self.subscriptions.take_waiting(id, position),
         };
         let marks = Marks {
             has_room,
             may_be_repeat: position <= cursor.repeats_through,
-            is_replay: !pipeline.mailboxes.is_per_aggregate()
-                && self.subscriptions.of(id).any(is_replay),
+            is_replay: waiting.as_ref().is_some_and(|it| it.1.is_replay),
         };
         let mut record = Record::new(self.bus, event, targets, accepted_at, marks);
         record.share(shared);
@@ -234,10 +233,6 @@ impl State {
             after.found.push((followed, part, Arc::clone(&record)));
         }
         after.saver |= self.unsaved.progress();
-        let waiting = match pipeline.mailboxes.is_per_aggregate() {
-            true => None,
-            false => self.subscriptions.take_waiting(id, position),
-        };
         match waiting {
             Some((subscribed, waiting)) => {
                 pipeline.go_on(&subscribed, &record, &waiting, after);

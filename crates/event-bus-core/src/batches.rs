@@ -139,27 +139,27 @@ async fn attempt(
     subscribed: &Subscribed,
     runs: &[&mut Run],
 ) -> Vec<Vec<Attempt>> {
-    let began = Instant::now();
-    let cancellation = worker.cancellation();
     let deliveries = runs.iter().map(|run| run.records.len()).sum();
-    let running = engine
-        .lifecycle
-        .begin_attempt(worker.seat(), deliveries, &cancellation);
-    let mut items = Vec::with_capacity(deliveries);
-    let mut hand_over = |record: &Record| {
-        let cx = context(worker, subscribed, Given::of(record), began, &cancellation);
-        items.push((Arc::clone(&record.envelope), cx));
-    };
+    let mut handed_over = Vec::with_capacity(deliveries);
     let early: Vec<_> = runs
         .iter()
-        .map(|run| early_ends(engine, subscribed, &run.records, &mut hand_over))
+        .map(|run| early_ends(engine, subscribed, &run.records, &mut handed_over))
         .collect();
-    let repeats = items.iter().filter(|(_, cx)| cx.info().may_be_repeat);
-    let repeats: Vec<_> = repeats.map(|(event, _)| event).collect();
+    let repeats = handed_over.iter().filter(|it| it.marks.may_be_repeat);
+    let repeats: Vec<_> = repeats.map(|it| &it.envelope).collect();
     let mut started = None;
     if !repeats.is_empty() {
         started = starts::record(engine, subscribed, repeats).await;
     }
+    let (began, cancellation) = (Instant::now(), worker.cancellation());
+    let item = |record: &Arc<Record>| {
+        let cx = context(worker, subscribed, Given::of(record), began, &cancellation);
+        (Arc::clone(&record.envelope), cx)
+    };
+    let items = handed_over.into_iter().map(item).collect();
+    let running = engine
+        .lifecycle
+        .begin_attempt(worker.seat(), deliveries, &cancellation);
     let mut ends = call(engine, subscribed, items, &cancellation)
         .await
         .into_iter();
@@ -181,19 +181,19 @@ async fn attempt(
 }
 
 /// The ends that the events of a run have before the handler is called, up to the first that failed;
-/// `None` for those that go to `hand_over`.
-fn early_ends(
+/// `None` for those that are `handed_over`.
+fn early_ends<'a>(
     engine: &Engine,
     subscribed: &Subscribed,
-    records: &[Arc<Record>],
-    mut hand_over: impl FnMut(&Record),
+    records: &'a [Arc<Record>],
+    handed_over: &mut Vec<&'a Arc<Record>>,
 ) -> Vec<Option<Ended>> {
     let mut ends = Vec::with_capacity(records.len());
     for record in records {
         let end = look(engine, subscribed, &record.envelope);
         let has_failed = end.as_ref().is_some_and(|end| !end.is_success());
         if end.is_none() {
-            hand_over(record);
+            handed_over.push(record);
         }
         ends.push(end);
         if has_failed {

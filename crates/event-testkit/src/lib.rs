@@ -2,6 +2,7 @@
 
 pub mod event_bus;
 pub mod event_store;
+pub mod interceptor;
 pub mod memory_store;
 pub mod model;
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use domain_events::{DeadLetterQuery, EventBus};
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{Durability, SqliteEventStore, SqliteOptions};
+use event_testkit::interceptor::Intercepted;
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -42,7 +43,10 @@ pub(crate) fn live(life: &Life) -> Result<ExitCode> {
         let mut random = fastrand::Rng::with_seed(life.seed);
         let store = SqliteEventStore::open(life.folder.join("events.db"), options(&mut random))?;
         let store = Arc::new(Watched::new(store, life, &journal));
-        let bus = InMemoryEventBus::with_store(config(&mut random), Arc::clone(&store))?;
+        let bus = InMemoryEventBus::with_store(
+            config(&mut random),
+            Arc::new(Intercepted(Arc::clone(&store))),
+        )?;
         for subscription in Handlers::new(life, &journal).subscriptions() {
             bus.subscribe(subscription).await?;
         }

@@ -94,21 +94,14 @@ impl Snapshot {
         })
     }
 
-    /// Whether a delivery is of a blocked aggregate.
-    pub(crate) fn is_behind(&self, (who, position): (Who, u64), aggregate: &AggregateRef) -> bool {
-        let blocked = self.known[who].blocked.get(aggregate);
-        blocked.is_some_and(|(from, _)| position >= *from)
-    }
-
     /// Whether a delivery is still to be made, or to be made again.
     pub(crate) fn is_open(&self, delivery: (Who, u64), aggregate: &AggregateRef) -> bool {
         let (who, position) = delivery;
         let known = &self.known[who];
         let is_first = known.waiting.get(&position).is_some_and(|it| !it.1);
-        position > known.through
-            || known.unfinished.contains(&position)
-            || is_first
-            || self.is_behind(delivery, aggregate)
+        let blocked = known.blocked.get(aggregate);
+        let is_behind = blocked.is_some_and(|(from, _)| position >= *from);
+        position > known.through || known.unfinished.contains(&position) || is_first || is_behind
     }
 
     /// The deliveries of a subscription, with the event of each.

@@ -7,12 +7,11 @@ use std::sync::{
 
 use async_trait::async_trait;
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange,
-    DeliveryChanges, DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary,
-    Position, ProcessingOutcome, Registration, RegistrationDone, RunState, StoreError,
-    StoreStatistics, StoredSubscription, SubscriptionId,
+    Append, AppendDone, ChangesDone, DeliveryChange, DeliveryChanges, DeliveryStore, EventStore,
+    Registration, RunState, StoreError, SubscriptionId,
 };
 use event_store_diesel::SqliteEventStore;
+use event_testkit::interceptor::Interceptor;
 
 use crate::{
     events::{self, Who},
@@ -84,7 +83,13 @@ impl Watched {
 }
 
 #[async_trait]
-impl EventStore for Watched {
+impl Interceptor for Watched {
+    type Store = SqliteEventStore;
+
+    fn store(&self) -> &SqliteEventStore {
+        &self.inner
+    }
+
     fn submit(&self, batch: Vec<Append>, done: AppendDone) {
         if self.is_end(End::BeforeAppend) {
             self.journal.die();
@@ -100,34 +105,6 @@ impl EventStore for Watched {
         self.inner.submit(batch, Box::new(told));
     }
 
-    async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError> {
-        self.inner.get(id).await
-    }
-
-    async fn read(
-        &self,
-        query: &EventQuery,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError> {
-        self.inner.read(query, after, limit).await
-    }
-
-    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
-        self.inner.summary(query).await
-    }
-
-    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        self.inner.statistics().await
-    }
-
-    async fn head(&self) -> Result<Position, StoreError> {
-        self.inner.head().await
-    }
-}
-
-#[async_trait]
-impl DeliveryStore for Watched {
     async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
         let names: Vec<_> = registrations
             .iter()
@@ -138,10 +115,6 @@ impl DeliveryStore for Watched {
         let numbers = ids.zip(names).filter_map(|(id, who)| Some((id, who?)));
         let _ = self.numbers.set(numbers.collect());
         Ok(state)
-    }
-
-    fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
-        self.inner.submit_registration(registration, done);
     }
 
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
@@ -164,32 +137,5 @@ impl DeliveryStore for Watched {
             done(saved);
         };
         self.inner.submit_changes(changes, Box::new(told));
-    }
-
-    async fn dead_letters(
-        &self,
-        query: &DeadLetterQuery,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(query, limit).await
-    }
-
-    async fn processing_log(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
-        self.inner.processing_log(subscription, limit).await
-    }
-
-    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
-        self.inner.subscriptions().await
-    }
-
-    async fn dead_letter_groups(
-        &self,
-        query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
-        self.inner.dead_letter_groups(query).await
     }
 }

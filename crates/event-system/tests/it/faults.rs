@@ -12,16 +12,16 @@ use std::{
 
 use async_trait::async_trait;
 use domain_events::{
-    AggregateRef, Append, AppendDone, AppendError, BlockedAggregate, ChangesDone, DeadLetter,
-    DeadLetterGroup, DeadLetterQuery, DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent,
-    Event, EventBus, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, ExpectedVersion,
-    HandlerContext, HandlerError, NewEvent, Position, Priority, ProcessingOutcome, Progress,
-    PublishError, Receipt, Registration, RegistrationDone, RetryPolicy, RunState, StartFrom,
-    StoreError, StoreErrorKind, StoreStatistics, StoredSubscription, Subscription,
-    SubscriptionState, Version,
+    AggregateRef, Append, AppendDone, AppendError, BlockedAggregate, ChangesDone, DeadLetterQuery,
+    DeliveryChange, DeliveryChanges, DeliveryStore, DomainEvent, Event, EventBus, EventEnvelope,
+    EventId, EventQuery, EventStore, ExpectedVersion, HandlerContext, HandlerError, NewEvent,
+    Position, Priority, Progress, PublishError, Receipt, Registration, RegistrationDone,
+    RetryPolicy, RunState, StartFrom, StoreError, StoreErrorKind, Subscription, SubscriptionState,
+    Version,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
+use event_testkit::interceptor::{Intercepted, Interceptor};
 use serde::{Deserialize, Serialize};
 use tempfile::tempdir;
 use tokio::{
@@ -92,7 +92,7 @@ impl Faulty {
             workers,
             ..BusConfig::default()
         };
-        Arc::new(InMemoryEventBus::with_store(config, Arc::clone(self)).unwrap())
+        Arc::new(InMemoryEventBus::with_store(config, in_front(self)).unwrap())
     }
 
     /// A bus of one worker that is started.
@@ -171,6 +171,10 @@ impl Faulty {
     }
 }
 
+fn in_front<I: Interceptor>(store: &Arc<I>) -> Arc<Intercepted<I>> {
+    Arc::new(Intercepted(Arc::clone(store)))
+}
+
 fn registration(name: &str) -> Registration {
     Registration {
         former_names: Vec::new(),
@@ -184,7 +188,13 @@ fn busy() -> StoreError {
 }
 
 #[async_trait]
-impl EventStore for Faulty {
+impl Interceptor for Faulty {
+    type Store = SqliteEventStore;
+
+    fn store(&self) -> &SqliteEventStore {
+        &self.inner
+    }
+
     fn submit(&self, batch: Vec<Append>, done: AppendDone) {
         let unknown = self.unknown_next.swap(false, SeqCst);
         let answers = Arc::clone(&self.answers);
@@ -202,10 +212,6 @@ impl EventStore for Faulty {
             done(result);
         };
         self.inner.submit(batch, Box::new(answer));
-    }
-
-    async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError> {
-        self.inner.get(id).await
     }
 
     async fn read(
@@ -227,28 +233,9 @@ impl EventStore for Faulty {
         Ok(page)
     }
 
-    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
-        self.inner.summary(query).await
-    }
-
-    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        self.inner.statistics().await
-    }
-
-    async fn head(&self) -> Result<Position, StoreError> {
-        self.inner.head().await
-    }
-}
-
-#[async_trait]
-impl DeliveryStore for Faulty {
     async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
         let _may_begin = self.beginning.lock().await;
         self.inner.begin_run(registrations).await
-    }
-
-    fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
-        self.inner.submit_registration(registration, done);
     }
 
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
@@ -269,33 +256,6 @@ impl DeliveryStore for Faulty {
         }
         drop(saves);
         self.save(changes, done);
-    }
-
-    async fn dead_letters(
-        &self,
-        query: &DeadLetterQuery,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(query, limit).await
-    }
-
-    async fn processing_log(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
-        self.inner.processing_log(subscription, limit).await
-    }
-
-    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
-        self.inner.subscriptions().await
-    }
-
-    async fn dead_letter_groups(
-        &self,
-        query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
-        self.inner.dead_letter_groups(query).await
     }
 }
 

@@ -14,26 +14,15 @@ pub(crate) struct Fault {
 /// What the bus does not keep in every case. Each is to go, with all that names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Gap {
-    /// A backlog saves how far it has come after a turn, or with a failure, and not with every save:
-    /// after a kill what it has handled since is repeated (R3).
-    Turn,
     /// What an earlier run has left unfinished stays so beside a block that covers it by now (R1).
     Unfinished,
     /// A replay that is asked for while other deliveries of its aggregate run: it is taken for the one that
     /// ends, and lost, and the other one is made again; what is behind in the same run of the aggregate is
     /// passed over and never made; or the retry of one that fails comes before its time (D1, F4, F6).
     Replay,
-    /// After a clean stop that has left something in the log, what an earlier run had handled of that is
-    /// repeated without saying so (R5).
-    Untold,
 }
 
 impl Gap {
-    /// Whether a file is still as it should be, so that the run can go on.
-    pub(crate) fn is_over(self) -> bool {
-        matches!(self, Self::Turn | Self::Untold)
-    }
-
     fn of(finding: &Finding) -> Option<Self> {
         match (finding.table, &finding.rule) {
             ("de_subscriptions", Rule::Twice(Standing::Blocked)) => Some(Self::Unfinished),

@@ -147,7 +147,7 @@ impl<'a> Watch<'a> {
     pub(super) fn end(mut self) -> Seen {
         // What a save has covered is done (R3).
         for index in 0..self.saved {
-            self.check_done(self.over[index], true);
+            self.check_done(self.over[index]);
         }
         self.check_kept();
         self.seen
@@ -211,10 +211,7 @@ impl<'a> Watch<'a> {
         let is_replayed = lane.is_some_and(|lane| {
             self.replayed.contains(&lane) || self.seen.replayed.contains(&lane)
         });
-        self.fault_of(is_replayed.then_some(Gap::Replay), delivery, what);
-    }
-
-    fn fault_of(&mut self, gap: Option<Gap>, delivery: Delivery, what: &str) {
+        let gap = is_replayed.then_some(Gap::Replay);
         let text = format!("{} {what}", shown(delivery));
         self.seen.faults.push(Fault::new(gap, text));
     }
@@ -246,8 +243,7 @@ impl<'a> Watch<'a> {
         if self.handled.contains(&delivery) {
             self.seen.repeats += u64::from(attempt == 1);
             if !repeat {
-                let what = "was repeated, and its handler was not told";
-                self.fault_of(Some(Gap::Untold), delivery, what);
+                self.fault(delivery, "was repeated, and its handler was not told");
             }
         }
     }
@@ -337,23 +333,16 @@ impl<'a> Watch<'a> {
     /// After a clean stop nothing is repeated (R3).
     fn stopped(&mut self) {
         let handled: Vec<_> = self.seen.handled.iter().copied().collect();
-        handled
-            .into_iter()
-            .for_each(|it| self.check_done(it, false));
+        handled.into_iter().for_each(|it| self.check_done(it));
     }
 
-    /// Checks that nobody is to make a delivery again; a backlog may have had no turn since.
-    fn check_done(&mut self, delivery: Delivery, has_turns: bool) {
+    /// Checks that nobody is to make a delivery again.
+    fn check_done(&mut self, delivery: Delivery) {
         let Some((_, aggregate)) = self.lane(delivery) else {
             return;
         };
         if self.after.is_open(delivery, &aggregate) {
-            let is_behind = has_turns && self.after.is_behind(delivery, &aggregate);
-            let what = "was handled and saved, and is open again";
-            match is_behind {
-                true => self.fault_of(Some(Gap::Turn), delivery, what),
-                false => self.fault(delivery, what),
-            }
+            self.fault(delivery, "was handled and saved, and is open again");
         }
     }
 }

@@ -1,8 +1,6 @@
 //! Who comes, goes and is dropped at awkward moments of a bus over a store.
 
-use domain_events::{
-    DeadLetterGroup, DeadLetterQuery, ProcessingOutcome, StopReport, StoredSubscription,
-};
+use domain_events::StopReport;
 
 use super::*;
 
@@ -171,68 +169,15 @@ struct Held {
 }
 
 #[async_trait]
-impl EventStore for Held {
-    fn submit(&self, batch: Vec<Append>, done: AppendDone) {
-        self.inner.submit(batch, done);
-    }
-    async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError> {
-        self.inner.get(id).await
-    }
-    async fn read(
-        &self,
-        query: &EventQuery,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError> {
-        self.inner.read(query, after, limit).await
-    }
-    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
-        self.inner.summary(query).await
-    }
-    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        self.inner.statistics().await
-    }
-    async fn head(&self) -> Result<Position, StoreError> {
-        self.inner.head().await
-    }
-}
+impl Interceptor for Held {
+    type Store = SqliteEventStore;
 
-#[async_trait]
-impl DeliveryStore for Held {
-    async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
-        self.inner.begin_run(registrations).await
+    fn store(&self) -> &SqliteEventStore {
+        &self.inner
     }
+
     fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
         self.held.lock().unwrap().push((registration, done));
-    }
-    fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
-        self.inner.submit_changes(changes, done);
-    }
-    async fn dead_letters(
-        &self,
-        query: &DeadLetterQuery,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(query, limit).await
-    }
-
-    async fn processing_log(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
-        self.inner.processing_log(subscription, limit).await
-    }
-
-    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
-        self.inner.subscriptions().await
-    }
-
-    async fn dead_letter_groups(
-        &self,
-        query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
-        self.inner.dead_letter_groups(query).await
     }
 }
 
@@ -244,7 +189,7 @@ async fn l2_who_comes_aboard_after_the_stop_is_refused_and_leaves_nothing() {
         inner: SqliteEventStore::in_memory(SqliteOptions::default()).unwrap(),
         held: Mutex::default(),
     });
-    let bus = InMemoryEventBus::with_store(BusConfig::default(), Arc::clone(&store)).unwrap();
+    let bus = InMemoryEventBus::with_store(BusConfig::default(), in_front(&store)).unwrap();
     let bus = Arc::new(bus);
     soon(bus.start()).await.unwrap();
     bus.publish(counted("a", 0)).await.unwrap();
@@ -276,7 +221,7 @@ async fn l2_who_comes_aboard_after_the_stop_is_refused_and_leaves_nothing() {
 
 /// A store that lets a save go on only when told.
 struct Slow {
-    inner: Held,
+    inner: SqliteEventStore,
     /// Whether the next save waits, on the thread that hands it over.
     wait: AtomicBool,
     waiting: AtomicBool,
@@ -284,40 +229,13 @@ struct Slow {
 }
 
 #[async_trait]
-impl EventStore for Slow {
-    fn submit(&self, batch: Vec<Append>, done: AppendDone) {
-        self.inner.submit(batch, done);
-    }
-    async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError> {
-        self.inner.get(id).await
-    }
-    async fn read(
-        &self,
-        query: &EventQuery,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<EventEnvelope>, StoreError> {
-        self.inner.read(query, after, limit).await
-    }
-    async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError> {
-        self.inner.summary(query).await
-    }
-    async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        self.inner.statistics().await
-    }
-    async fn head(&self) -> Result<Position, StoreError> {
-        self.inner.head().await
-    }
-}
+impl Interceptor for Slow {
+    type Store = SqliteEventStore;
 
-#[async_trait]
-impl DeliveryStore for Slow {
-    async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
-        self.inner.begin_run(registrations).await
+    fn store(&self) -> &SqliteEventStore {
+        &self.inner
     }
-    fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
-        self.inner.submit_registration(registration, done);
-    }
+
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
         if self.wait.swap(false, SeqCst) {
             self.waiting.store(true, SeqCst);
@@ -329,32 +247,6 @@ impl DeliveryStore for Slow {
         }
         self.inner.submit_changes(changes, done);
     }
-    async fn dead_letters(
-        &self,
-        query: &DeadLetterQuery,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters(query, limit).await
-    }
-
-    async fn processing_log(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<ProcessingOutcome>, StoreError> {
-        self.inner.processing_log(subscription, limit).await
-    }
-
-    async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
-        self.inner.subscriptions().await
-    }
-
-    async fn dead_letter_groups(
-        &self,
-        query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterGroup>, StoreError> {
-        self.inner.dead_letter_groups(query).await
-    }
 }
 
 /// D1, R1: a bus that is dropped while a save is being made saves nothing as finished that it has
@@ -363,15 +255,12 @@ impl DeliveryStore for Slow {
 async fn r1_a_dropped_bus_saves_no_progress_past_what_it_has_not_finished() {
     let (tell, go_on) = std::sync::mpsc::channel();
     let store = Arc::new(Slow {
-        inner: Held {
-            inner: SqliteEventStore::in_memory(SqliteOptions::default()).unwrap(),
-            held: Mutex::default(),
-        },
+        inner: SqliteEventStore::in_memory(SqliteOptions::default()).unwrap(),
         wait: AtomicBool::new(false),
         waiting: AtomicBool::new(false),
         go_on: Mutex::new(go_on),
     });
-    let bus = InMemoryEventBus::with_store(BusConfig::default(), Arc::clone(&store)).unwrap();
+    let bus = InMemoryEventBus::with_store(BusConfig::default(), in_front(&store)).unwrap();
     let began = Arc::new(AtomicUsize::new(0));
     let noted = Arc::clone(&began);
     let handler = move |event: Event<Counted>, _: HandlerContext| {
@@ -405,7 +294,7 @@ async fn r1_a_dropped_bus_saves_no_progress_past_what_it_has_not_finished() {
     tell.send(()).unwrap();
     a_while().await;
     a_while().await;
-    let again = store.inner.inner.begin_run(vec![registration("s")]);
+    let again = store.inner.begin_run(vec![registration("s")]);
     let state = again.await.unwrap().subscriptions.remove(0);
     let progress = &state.progress;
     let gate = Position::new(2);
