@@ -12,7 +12,7 @@ use std::{
 use diesel::{QueryableByName, RunQueryDsl, sql_query, sql_types::Text};
 use domain_events::{
     DeadLetterQuery, DeadLetterReason, DomainEvent, Event, EventBus, EventId, FailurePolicy,
-    HandlerContext, HandlerError, Health, LetterError, NewEvent, PauseReason, Priority,
+    HandlerContext, HandlerError, Health, LetterError, NewEvent, Ordering, PauseReason, Priority,
     ProcessingLog, RetryPolicy, StartFrom, Subscription, UpcastError,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
@@ -147,45 +147,59 @@ fn settled(file: &Path) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn f6_a_replay_that_a_crash_interrupts_is_made_by_the_next_run() {
-    let (_dir, file) = file();
-    let journal = Journal::default();
-    let began = Arc::new(Semaphore::new(0));
-    let begun = Arc::clone(&began);
-    let hangs = move |_: Event<Counted>, cx: HandlerContext| {
-        let begun = Arc::clone(&begun);
-        async move {
-            if !cx.info().is_replay {
-                return Err(HandlerError::permanent("not today"));
+    for ordering in [Ordering::PerAggregate, Ordering::Total, Ordering::None] {
+        let own = |subscription: Subscription| {
+            let subscription = subscription.start_from(StartFrom::Beginning);
+            subscription.ordering(ordering)
+        };
+        let (_dir, file) = file();
+        let journal = Journal::default();
+        let began = Arc::new(Semaphore::new(0));
+        let begun = Arc::clone(&began);
+        let hangs = move |_: Event<Counted>, cx: HandlerContext| {
+            let begun = Arc::clone(&begun);
+            async move {
+                if !cx.info().is_replay {
+                    return Err(HandlerError::permanent("not today"));
+                }
+                begun.add_permits(1);
+                std::future::pending().await
             }
-            begun.add_permits(1);
-            std::future::pending().await
-        }
-    };
-    let hangs = Subscription::from_fn("refuses", hangs);
-    let run = Run::start(&file, 100, [hangs.start_from(StartFrom::Beginning)]).await;
-    run.bus.publish(counted("a", 0)).await.unwrap();
-    run.idle().await;
-    let dead = letters(&run).await[0].event_id();
-    run.bus.replay("refuses", dead).await.unwrap();
-    soon(began.acquire()).await.unwrap().forget();
-    assert_eq!(letters(&run).await.len(), 0);
-    run.crash().await;
+        };
+        let hangs = Subscription::from_fn("refuses", hangs);
+        let run = Run::start(&file, 100, [own(hangs)]).await;
+        run.bus.publish(counted("a", 0)).await.unwrap();
+        run.idle().await;
+        let dead = letters(&run).await[0].event_id();
+        run.bus.replay("refuses", dead).await.unwrap();
+        soon(began.acquire()).await.unwrap().forget();
+        assert_eq!(letters(&run).await.len(), 0);
+        run.crash().await;
 
-    let replays = Arc::new(AtomicBool::new(false));
-    let is_replay = Arc::clone(&replays);
-    let noting = journal.clone();
-    let handler = move |event: Event<Counted>, cx: HandlerContext| {
-        noting.write(&event, &cx);
-        is_replay.store(cx.info().is_replay, SeqCst);
-        async { Ok(()) }
-    };
-    let run = Run::start(&file, 100, [Subscription::from_fn("refuses", handler)]).await;
-    run.idle().await;
-    assert_eq!(journal.numbers("a"), [0]);
-    assert!(replays.load(SeqCst), "it says that it is a replay");
-    assert_eq!(letters(&run).await.len(), 0);
-    run.stop().await;
-    assert_eq!(settled(&file), [("replayed".to_owned(), String::new())]);
+        let replays = Arc::new(AtomicBool::new(false));
+        let is_replay = Arc::clone(&replays);
+        let noting = journal.clone();
+        let handler = move |event: Event<Counted>, cx: HandlerContext| {
+            noting.write(&event, &cx);
+            is_replay.store(cx.info().is_replay, SeqCst);
+            async { Ok(()) }
+        };
+        let handler = Subscription::from_fn("refuses", handler);
+        let run = Run::start(&file, 100, [own(handler)]).await;
+        run.idle().await;
+        assert_eq!(journal.numbers("a"), [0], "{ordering:?}");
+        assert!(
+            replays.load(SeqCst),
+            "{ordering:?}: it says that it is a replay"
+        );
+        assert_eq!(letters(&run).await.len(), 0);
+        run.stop().await;
+        assert_eq!(settled(&file), [("replayed".to_owned(), String::new())]);
+        let run = Run::start(&file, 100, [own(handles("refuses", &journal))]).await;
+        run.idle().await;
+        assert_eq!(journal.numbers("a"), [0], "{ordering:?}: it is done");
+        run.stop().await;
+    }
 }
 
 #[tokio::test]
