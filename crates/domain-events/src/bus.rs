@@ -6,9 +6,9 @@ use async_trait::async_trait;
 
 use crate::{
     AppendError, BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery,
-    EncodeError, EventId, Health, HealthLimits, NewEvent, ProcessingOutcome, Receipt,
-    RegistryError, StartFrom, StoreError, StoredSubscription, Subscription, SubscriptionGuard,
-    UnfaithfulError,
+    EncodeError, EventId, Health, HealthLimits, NewEvent, ProcessingOutcome, Pruned, Receipt,
+    RegistryError, Retention, StartFrom, StoreError, StoredSubscription, Subscription,
+    SubscriptionGuard, UnfaithfulError,
 };
 
 /// An event that was not published. Nothing of a failed call was recorded or delivered, except
@@ -300,8 +300,9 @@ pub trait EventBus: Send + Sync {
     /// attempts that run, and nobody needs to be subscribed by the name.
     ///
     /// # Errors
-    /// When the bus has no store or is not running, the store does not know the name, or the call comes
-    /// from inside a handler.
+    /// When the bus has no store or is not running, the store does not know the name, the log was pruned
+    /// there ([`StoreErrorKind::Pruned`](crate::StoreErrorKind::Pruned)), or the call comes from inside a
+    /// handler.
     ///
     /// # Cancellation
     /// A dropped future may have reset it, and still does.
@@ -321,6 +322,17 @@ pub trait EventBus: Send + Sync {
     /// # Errors
     /// When the store cannot be read.
     async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError>;
+
+    /// Removes from the log the events that are not to be kept, as far as every subscription that the
+    /// store knows, be it that nobody is subscribed by the name, has finished them (R8). Events of dead
+    /// letters stay. Without a store there is nothing to remove.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; some events may be removed then.
+    ///
+    /// # Cancellation
+    /// A dropped future may have removed some of the events.
+    async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError>;
 
     /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
     ///

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     AggregateRef, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventId, PauseReason, Position,
-    ProcessingOutcome, StartFrom, StoreError, Timestamp, Version,
+    ProcessingOutcome, Pruned, Retention, StartFrom, StoreError, Timestamp, Version,
 };
 
 /// A subscription's number in one store.
@@ -174,7 +174,8 @@ pub enum DeliveryChange {
         reason: String,
     },
     /// A subscription, by its name, begins anew here: what was known of it is forgotten, but for dead
-    /// letters of events before (D8).
+    /// letters of events before (D8). Refused as [`Pruned`](crate::StoreErrorKind::Pruned) where the
+    /// log was pruned there (R8).
     Reset(Arc<str>, StartFrom),
     /// A subscription, by its name, is forgotten, its dead letters too (D8).
     Forgotten(Arc<str>),
@@ -204,12 +205,13 @@ pub trait DeliveryStore: Send + Sync {
     /// Begins a run: makes the names known and returns what is known of them, committed (D8).
     ///
     /// # Errors
-    /// When the store cannot be read or written.
+    /// When the store cannot be read or written; [`Pruned`](crate::StoreErrorKind::Pruned) where a new
+    /// name was to start where the log was pruned (R8). No run has begun then.
     async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError>;
 
     /// Makes one more name known during a run; `done` is called in the order of the log (as for
     /// [`EventStore::submit`](crate::EventStore::submit)), so that the caller knows exactly which
-    /// events came before.
+    /// events came before. Errors are those of [`begin_run`](Self::begin_run).
     fn submit_registration(&self, registration: Registration, done: RegistrationDone);
 
     /// Hands over changes, committed together and in the order of the calls, appends included.
@@ -252,4 +254,12 @@ pub trait DeliveryStore: Send + Sync {
         &self,
         query: &DeadLetterQuery,
     ) -> Result<Vec<DeadLetterGroup>, StoreError>;
+
+    /// Removes the events that are not to be kept, the oldest first, as far as every subscription has
+    /// finished them, and no further than `through` (R8). The events of dead letters stay; a letter
+    /// that was settled goes with its event. Is made in steps, between which others write.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; some events may be removed then.
+    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError>;
 }

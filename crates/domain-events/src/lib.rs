@@ -82,7 +82,10 @@ pub use store::{
 };
 
 mod reading;
-pub use reading::{EventQuery, EventStream, EventSummary, ReadError, StoreStatistics};
+pub use reading::{EventQuery, EventStream, EventSummary, ReadError, StoreSize, StoreStatistics};
+
+mod retention;
+pub use retention::{Pruned, Retention};
 
 mod deliveries;
 pub use deliveries::{

@@ -18,7 +18,8 @@ use crate::{
 /// Which events of a log are meant; they come in the order of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventQuery {
-    /// All.
+    /// All that are kept (R8). An event that was pruned, and is kept for a dead letter, is none of
+    /// any query but [`Unfinished`](Self::Unfinished); it is found by its id.
     Log,
     /// Those of one aggregate with these versions.
     History(AggregateRef, RangeInclusive<Version>),
@@ -200,16 +201,33 @@ pub struct EventSummary {
 /// What a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStatistics {
-    /// All events, with the earliest and the latest.
+    /// All events of the log, with the earliest and the latest.
     pub log: EventSummary,
+    /// The log was pruned up to here: it is kept after this position (R8).
+    pub pruned_through: Position,
     /// How many events no subscription, as far as the store knows, has yet to finish.
     ///
     /// Where the store has no subscription these are all: nobody waits for them.
     pub finished: u64,
     /// How many events there are of each type.
     pub by_type: BTreeMap<String, u64>,
-    /// How many aggregates have a history.
+    /// How many aggregates have a history, or had one that was pruned.
     pub aggregates: u64,
+    /// How much room it takes; `None` where it does not tell.
+    pub size: Option<StoreSize>,
+}
+
+/// How much room a store takes, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSize {
+    /// The database, without its write-ahead log. It does not shrink: what was pruned is used again.
+    pub database: u64,
+    /// What of the database is free, to be used again.
+    pub free: u64,
+    /// The write-ahead log, which is used again from its beginning after each checkpoint.
+    pub write_ahead_log: u64,
+    /// Each table with its indexes; empty where the database does not tell.
+    pub tables: BTreeMap<String, u64>,
 }
 
 impl StoreStatistics {

@@ -43,6 +43,8 @@ pub enum StoreErrorKind {
     Corrupt,
     /// The store is closed.
     Closed,
+    /// What was asked for begins where the log was pruned: it is kept after this position (R8).
+    Pruned(Position),
     /// Anything else.
     Other,
 }
@@ -179,7 +181,7 @@ pub trait EventStore: Send + Sync {
         wait.await.unwrap_or_else(|| Err(broken()))
     }
 
-    /// The event with this id.
+    /// The event with this id, also where the log was pruned and it is kept for a dead letter (R8).
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -235,7 +237,7 @@ pub trait EventStore: Send + Sync {
     /// When the store cannot be read.
     async fn statistics(&self) -> Result<StoreStatistics, StoreError>;
 
-    /// The position of the last event, zero for an empty log.
+    /// The greatest position that was given, zero for a log that was always empty.
     ///
     /// # Errors
     /// When the store cannot be read.

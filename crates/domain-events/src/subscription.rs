@@ -20,9 +20,9 @@ pub enum StartFrom {
     /// With the first event published after its start.
     #[default]
     Now,
-    /// With the first event of the log.
+    /// With the first event ever. An error where that was pruned (R8).
     Beginning,
-    /// With the first event after this position.
+    /// With the first event after this position. An error where that was pruned (R8).
     After(Position),
 }
 

@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use domain_events::{
     BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryStore,
     EventBus, EventId, EventRegistry, EventStore, LetterError, NewEvent, PlaceError,
-    ProcessingOutcome, PublishError, Receipt, StartError, StartFrom, StopError, StopReport,
-    StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard, WaitError,
+    ProcessingOutcome, Pruned, PublishError, Receipt, Retention, StartError, StartFrom, StopError,
+    StopReport, StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard,
+    WaitError,
 };
 use tokio::runtime::Handle;
 
@@ -252,6 +253,10 @@ impl EventBus for InMemoryEventBus {
             Some(stores) => stores.deliveries.subscriptions().await,
             None => Ok(Vec::new()),
         }
+    }
+
+    async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError> {
+        places::prune(&self.engine, keep).await
     }
 
     async fn dead_letters(

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use domain_events::{DeliveryChange, PlaceError, StartFrom};
+use domain_events::{
+    DeliveryChange, PlaceError, Position, Pruned, Retention, StartFrom, StoreError,
+};
 
 use crate::{aboard, ashore, engine::Engine, inside, lifecycle::Phase, progress, say::say};
 
@@ -42,6 +44,30 @@ pub(crate) async fn forget(engine: &Arc<Engine>, name: Arc<str>) -> Result<(), P
     change(engine, DeliveryChange::Forgotten(Arc::clone(&name))).await?;
     say!(info, "subscription forgotten", "subscription" = name);
     Ok(())
+}
+
+/// Prunes the log, as far as it is read.
+pub(crate) async fn prune(engine: &Engine, keep: Retention) -> Result<Pruned, StoreError> {
+    let Some(stores) = &engine.stores else {
+        return Ok(Pruned::default());
+    };
+    if engine.lifecycle.phase() == Phase::Running {
+        // What was passed over has no progress of its own, and may be pruned.
+        let save = engine.step(|state, after| {
+            after.saver |= state.unsaved.progress();
+            state.unsaved.next_save()
+        });
+        let _hurry = engine.hurry();
+        progress::committed(engine, save).await;
+    }
+    // A pipeline reads on from where it is, be it that nobody is left who is to have what is there.
+    let read = engine.look(|state| {
+        let cursors = state.pipelines.iter();
+        let cursors = cursors.filter_map(|(_, pipeline)| pipeline.cursor.as_ref());
+        cursors.map(|cursor| cursor.through).min()
+    });
+    let through = read.unwrap_or(Position::new(u64::MAX));
+    stores.deliveries.prune(keep, through).await
 }
 
 /// Checks that the store knows the name, and that what it knows can be changed now.

@@ -10,7 +10,6 @@ use domain_events::{
 use crate::{
     positions,
     queries::{self, BlockedRow, NewDeadLetter, ProcessingRow, Settlement, WaitingRow},
-    registrations::through,
     rows::signed,
     transaction::Transaction,
     writer::{Fault, Request},
@@ -42,8 +41,8 @@ impl Request for ChangesRequest {
         match planned {
             Ok(steps) => steps.into_iter().try_for_each(|step| step.take(tx)),
             Err(Stop::Failed(error)) => Err(error),
-            Err(Stop::Refused(what)) => {
-                self.refusal = Some(StoreError::new(StoreErrorKind::Other, what));
+            Err(Stop::Refused(refusal)) => {
+                self.refusal = Some(refusal);
                 Ok(())
             }
         }
@@ -58,8 +57,14 @@ impl Request for ChangesRequest {
 
 /// Why changes are not made: they are at fault, or the database is.
 enum Stop {
-    Refused(&'static str),
+    Refused(StoreError),
     Failed(Error),
+}
+
+impl Stop {
+    fn refused(what: &'static str) -> Self {
+        Self::Refused(StoreError::new(StoreErrorKind::Other, what))
+    }
 }
 
 impl From<Error> for Stop {
@@ -117,20 +122,22 @@ fn plan<'a>(tx: &mut Transaction<'_>, change: &'a DeliveryChange) -> Result<Step
             position,
             reason,
         } => Step::Discard(subscription, *position, reason),
-        DeliveryChange::Reset(name, start) => Step::Reset(name, through(*start, tx.head())),
+        DeliveryChange::Reset(name, start) => {
+            Step::Reset(name, tx.place(name, *start)?.map_err(Stop::Refused)?)
+        }
         DeliveryChange::Forgotten(name) => Step::Forget(name),
         DeliveryChange::Processed { attempts, keep } => {
             Step::Log(attempts.iter().map(processing_row).collect(), *keep)
         }
         DeliveryChange::RunEnded => Step::EndRun,
-        _ => return Err(Stop::Refused("a change that this store does not know")),
+        _ => return Err(Stop::refused("a change that this store does not know")),
     })
 }
 
 fn known(tx: &mut Transaction<'_>, id: SubscriptionId) -> Result<i64, Stop> {
     match tx.has_subscription(id)? {
         true => Ok(id.get()),
-        false => Err(Stop::Refused(
+        false => Err(Stop::refused(
             "the change of an unknown subscription was not saved",
         )),
     }
@@ -138,15 +145,13 @@ fn known(tx: &mut Transaction<'_>, id: SubscriptionId) -> Result<i64, Stop> {
 
 fn aggregate_key(tx: &mut Transaction<'_>, aggregate: &AggregateRef) -> Result<i64, Stop> {
     let key = tx.aggregate_key(aggregate)?;
-    key.ok_or(Stop::Refused(
-        "the change for an unknown aggregate was not saved",
-    ))
+    key.ok_or_else(|| Stop::refused("the change for an unknown aggregate was not saved"))
 }
 
 fn progressed(id: i64, progress: &Progress) -> Result<Step<'static>, Stop> {
     let unfinished = positions::encode(&progress.unfinished);
     let unfinished = unfinished.filter(|_| progress.unfinished.last() <= Some(&progress.through));
-    let refused = Stop::Refused("progress whose positions do not ascend to its end was not saved");
+    let refused = Stop::refused("progress whose positions do not ascend to its end was not saved");
     Ok(Step::SaveProgress(
         id,
         progress.through,
@@ -184,7 +189,7 @@ fn dead<'a>(
 ) -> Result<NewDeadLetter<'a>, Stop> {
     let subscription_id = known(tx, id)?;
     let position = letter.position().map(|position| signed(position.get()));
-    let refused = || Stop::Refused("a dead letter whose event is not in the log was not saved");
+    let refused = || Stop::refused("a dead letter whose event is not in the log was not saved");
     let position = position.ok_or_else(refused)?;
     tx.write_rows()?;
     if queries::event_at(&mut tx.session.conn, position)?.is_empty() {

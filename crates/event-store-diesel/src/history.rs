@@ -76,5 +76,5 @@ fn found(session: &mut Session, rows: &FoundRows, first: i64) -> QueryResult<Fou
 /// Whether an event is neither there nor can have been pruned, which begins with the oldest (R8).
 fn is_lost(session: &mut Session, key: i64, version: i64) -> QueryResult<bool> {
     let conn = &mut session.conn;
-    Ok(!queries::has_version(conn, key, version)? && queries::first_position(conn)? == Some(1))
+    Ok(queries::pruned_through(conn)? == 0 && !queries::has_version(conn, key, version)?)
 }

@@ -29,6 +29,8 @@ mod migrations;
 
 mod backup;
 
+mod size;
+
 mod threads;
 
 mod queue;
@@ -52,6 +54,8 @@ mod identity;
 mod deliveries;
 
 mod registrations;
+
+mod retention;
 
 mod positions;
 

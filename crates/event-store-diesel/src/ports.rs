@@ -5,8 +5,8 @@ use diesel::QueryResult;
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    ProcessingOutcome, Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
-    StoredSubscription, promise,
+    ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState, StoreError,
+    StoreStatistics, StoredSubscription, promise,
 };
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     reader::Job,
     registrations::{RegistrationRequest, RunRequest},
     session::Session,
+    size,
     writer::{Request, Work},
 };
 
@@ -58,8 +59,14 @@ impl EventStore for SqliteEventStore {
     }
 
     async fn statistics(&self) -> Result<StoreStatistics, StoreError> {
-        self.ask("the statistics were not read", |session| {
-            session.at_once(Session::statistics)
+        let place = self.shared.place.clone();
+        let read = move |session: &mut Session| {
+            let statistics = session.statistics()?;
+            let size = Some(size::of(session, &place)?);
+            Ok(StoreStatistics { size, ..statistics })
+        };
+        self.ask("the statistics were not read", move |session| {
+            session.at_once(read)
         })
         .await
     }
@@ -127,10 +134,14 @@ impl DeliveryStore for SqliteEventStore {
         })
         .await
     }
+
+    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError> {
+        self.prune_steps(keep, through).await
+    }
 }
 
 impl SqliteEventStore {
-    fn hand_over(&self, request: impl Request + 'static) {
+    pub(crate) fn hand_over(&self, request: impl Request + 'static) {
         let work = Work::Write(Box::new(request));
         if let Err(Work::Write(request)) = self.shared.work.push(work) {
             self.shared.refused.refuse(request);

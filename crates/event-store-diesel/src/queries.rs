@@ -20,8 +20,8 @@ use crate::{
     rows::{FoundRows, signed},
     schema::{
         de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format,
-        de_processing, de_runs, de_started, de_subscriptions, de_waiting, found_events,
-        sqlite_master, sqlite_sequence,
+        de_processing, de_retention, de_runs, de_started, de_subscriptions, de_waiting,
+        found_events, sqlite_master, sqlite_sequence,
     },
 };
 
@@ -145,6 +145,29 @@ pub(crate) fn integrity_faults(conn: &mut Conn, limit: usize) -> QueryResult<Vec
     let lines = rows.iter().flat_map(|row| row.lines());
     let faults = lines.filter(|line| *line != "ok" && !line.starts_with("***"));
     Ok(faults.map(str::to_owned).collect())
+}
+
+/// How many bytes each of our tables takes with its indexes. Reads the whole database; nothing where
+/// SQLite was built without the table that tells.
+pub(crate) fn table_sizes(conn: &mut Conn) -> QueryResult<Vec<(String, i64)>> {
+    #[derive(QueryableByName)]
+    struct Size {
+        #[diesel(sql_type = Text)]
+        name: String,
+        #[diesel(sql_type = BigInt)]
+        bytes: i64,
+    }
+    let has_sizes = "SELECT count(*) FROM pragma_module_list WHERE name = 'dbstat'";
+    if sql::<BigInt>(has_sizes).get_result::<i64>(conn)? == 0 {
+        return Ok(Vec::new());
+    }
+    let sizes = diesel::sql_query(
+        "SELECT m.tbl_name AS name, sum(s.pgsize) AS bytes FROM dbstat AS s \
+         JOIN sqlite_master AS m ON m.name = s.name \
+         WHERE s.aggregate = TRUE AND m.tbl_name LIKE 'de\\_%' ESCAPE '\\' GROUP BY m.tbl_name",
+    );
+    let sizes = sizes.load::<Size>(conn)?;
+    Ok(sizes.into_iter().map(|it| (it.name, it.bytes)).collect())
 }
 
 /// Rows of ours that refer to one that is missing: their table, their number if they have one, and
@@ -465,12 +488,6 @@ pub(crate) fn has_version(conn: &mut Conn, key: i64, version: i64) -> QueryResul
     found.map(|position| position.is_some())
 }
 
-/// The position of the first event that is kept.
-pub(crate) fn first_position(conn: &mut Conn) -> QueryResult<Option<i64>> {
-    let first = found_events::table.select(min(found_events::position));
-    first.get_result(conn)
-}
-
 /// An event as the index of histories has it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VersionRow {
@@ -526,12 +543,18 @@ pub(crate) fn position_below(conn: &mut Conn, key: i64, version: i64) -> QueryRe
         .optional()
 }
 
-/// The last version of an aggregate that is in the log.
-pub(crate) fn last_version(conn: &mut Conn, key: i64) -> QueryResult<Option<i64>> {
+/// The last version of an aggregate that is in the log, and its position.
+pub(crate) fn last_version(conn: &mut Conn, key: i64) -> QueryResult<Option<(i64, i64)>> {
     found_events::table
         .filter(found_events::aggregate_key.eq(key))
-        .select(max(found_events::version))
+        .filter(found_events::version.is_not_null())
+        .order(found_events::version.desc())
+        .select((
+            found_events::version.assume_not_null(),
+            found_events::position,
+        ))
         .get_result(conn)
+        .optional()
 }
 
 /// Keys and head versions of the aggregates behind a key.
@@ -650,7 +673,7 @@ pub(crate) type Span = (i64, Option<i64>, Option<i64>);
 
 /// What counts the rows of a query.
 macro_rules! span {
-    ($conn:expr, $($condition:expr),+) => {
+    ($conn:expr, $($condition:expr),+ $(,)?) => {
         found_events::table
             $(.filter($condition))+
             .select((count_star(), min(found_events::position), max(found_events::position)))
@@ -667,31 +690,44 @@ pub(crate) fn span_of_aggregate(
     conn: &mut Conn,
     key: i64,
     versions: &RangeInclusive<i64>,
+    after: i64,
 ) -> QueryResult<Span> {
-    use found_events::{aggregate_key, version};
+    use found_events::{aggregate_key, position, version};
     let (first, last) = (versions.start(), versions.end());
     span!(
         conn,
         aggregate_key.eq(key),
         version.ge(first),
-        version.le(last)
+        version.le(last),
+        position.gt(after),
     )
 }
 
-pub(crate) fn span_of_type(conn: &mut Conn, key: i64) -> QueryResult<Span> {
-    span!(conn, found_events::type_key.eq(key))
+pub(crate) fn span_of_type(conn: &mut Conn, key: i64, after: i64) -> QueryResult<Span> {
+    use found_events::{position, type_key};
+    span!(conn, type_key.eq(key), position.gt(after))
 }
 
 /// The events of a chain without the one that began it.
-pub(crate) fn span_of_chain(conn: &mut Conn, chain: CorrelationId) -> QueryResult<Span> {
-    use found_events::{correlation_id, event_id};
+pub(crate) fn span_of_chain(
+    conn: &mut Conn,
+    chain: CorrelationId,
+    after: i64,
+) -> QueryResult<Span> {
+    use found_events::{correlation_id, event_id, position};
     let id = &chain.as_bytes()[..];
-    span!(conn, correlation_id.eq(id), correlation_id.ne(event_id))
+    span!(
+        conn,
+        correlation_id.eq(id),
+        correlation_id.ne(event_id),
+        position.gt(after),
+    )
 }
 
-/// How many events each type has, by its key.
-pub(crate) fn events_by_type(conn: &mut Conn) -> QueryResult<Vec<(Option<i64>, i64)>> {
+/// How many events after a position each type has, by its key.
+pub(crate) fn events_by_type(conn: &mut Conn, after: i64) -> QueryResult<Vec<(Option<i64>, i64)>> {
     found_events::table
+        .filter(found_events::position.gt(after))
         .group_by(found_events::type_key)
         .select((found_events::type_key, count_star()))
         .load(conn)
@@ -699,6 +735,89 @@ pub(crate) fn events_by_type(conn: &mut Conn) -> QueryResult<Vec<(Option<i64>, i
 
 pub(crate) fn count_aggregates(conn: &mut Conn) -> QueryResult<i64> {
     de_aggregates::table.select(count_star()).get_result(conn)
+}
+
+// The log: pruning
+
+/// The position up to which the log was pruned, zero where it never was.
+pub(crate) fn pruned_through(conn: &mut Conn) -> QueryResult<i64> {
+    let position = de_retention::table.select(de_retention::pruned_through);
+    position.get_result(conn)
+}
+
+/// The positions of all rows, of which there should be one.
+pub(crate) fn all_pruned_through(conn: &mut Conn) -> QueryResult<Vec<i64>> {
+    let positions = de_retention::table.select(de_retention::pruned_through);
+    positions.load(conn)
+}
+
+pub(crate) fn update_pruned_through(conn: &mut Conn, position: i64) -> QueryResult<usize> {
+    diesel::update(de_retention::table)
+        .set(de_retention::pruned_through.eq(position))
+        .execute(conn)
+}
+
+/// The position of the last of so many events after a position, up to another one; `None` where there
+/// are fewer.
+pub(crate) fn last_of_stretch(
+    conn: &mut Conn,
+    after: i64,
+    last: i64,
+    events: usize,
+) -> QueryResult<Option<i64>> {
+    let mut positions = de_events::table
+        .filter(de_events::position.gt(after))
+        .filter(de_events::position.le(last))
+        .order(de_events::position)
+        .select(de_events::position)
+        .load_iter::<i64, DefaultLoadingMode>(conn)?;
+    positions.nth(events - 1).transpose()
+}
+
+/// Removes the events after a position, up to another one, but those of dead letters that are open or
+/// replayed, and of what was started and may not have ended.
+pub(crate) fn prune_events(conn: &mut Conn, after: i64, last: i64) -> QueryResult<usize> {
+    use de_events::position;
+    let letters = de_dead_letters::table
+        .filter(de_dead_letters::settled_at.is_null())
+        .filter(de_dead_letters::position.gt(after))
+        .filter(de_dead_letters::position.le(last))
+        .select(de_dead_letters::position);
+    let replays = de_waiting::table.select(de_waiting::position);
+    let started = de_started::table.select(de_started::position);
+    let events = de_events::table
+        .filter(position.gt(after))
+        .filter(position.le(last))
+        .filter(position.ne_all(letters))
+        .filter(position.ne_all(replays))
+        .filter(position.ne_all(started));
+    diesel::delete(events).execute(conn)
+}
+
+/// Removes the dead letters after a position, up to another one, whose events are gone.
+pub(crate) fn prune_settled_letters(conn: &mut Conn, after: i64, last: i64) -> QueryResult<usize> {
+    use de_dead_letters::position;
+    let events = de_events::table
+        .filter(de_events::position.gt(after))
+        .filter(de_events::position.le(last))
+        .select(de_events::position);
+    let letters = de_dead_letters::table
+        .filter(position.gt(after))
+        .filter(position.le(last))
+        .filter(position.ne_all(events));
+    diesel::delete(letters).execute(conn)
+}
+
+/// The first position at which something waits or is blocked; replays do not count.
+pub(crate) fn first_of_exceptions(conn: &mut Conn) -> QueryResult<Option<i64>> {
+    let waiting = de_waiting::table
+        .filter(de_waiting::is_replay.eq(false))
+        .select(min(de_waiting::position))
+        .get_result::<Option<i64>>(conn)?;
+    let blocked = de_blocked::table
+        .select(min(de_blocked::from_position))
+        .get_result::<Option<i64>>(conn)?;
+    Ok(waiting.into_iter().chain(blocked).min())
 }
 
 // Subscriptions

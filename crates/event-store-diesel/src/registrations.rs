@@ -3,8 +3,8 @@
 use diesel::QueryResult;
 use domain_events::{
     AggregateRef, BlockedAggregate, EventId, Position, Progress, Promise, Registration,
-    RegistrationDone, RunState, StartFrom, StartedDelivery, StoreError, SubscriptionId,
-    SubscriptionState, Timestamp, Version, WaitingDelivery,
+    RegistrationDone, RunState, StartedDelivery, StoreError, SubscriptionId, SubscriptionState,
+    Timestamp, Version, WaitingDelivery,
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 /// The beginning of a run.
 pub(crate) struct RunRequest {
     registrations: Vec<Registration>,
-    state: Option<RunState>,
+    state: Option<Result<RunState, StoreError>>,
     promise: Promise<Result<RunState, StoreError>>,
 }
 
@@ -38,6 +38,22 @@ impl RunRequest {
 
 impl Request for RunRequest {
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
+        self.state = Some(tx.unless_refused(|tx| self.begin(tx))?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        // A promise that is dropped unkept says that the store is closed.
+        match (end, self.state) {
+            (Ok(()), Some(state)) => self.promise.keep(state),
+            (Ok(()), None) => {}
+            (Err(fault), _) => self.promise.keep(Err(fault.into_error())),
+        }
+    }
+}
+
+impl RunRequest {
+    fn begin(&self, tx: &mut Transaction<'_>) -> QueryResult<Result<RunState, StoreError>> {
         let last = queries::last_run(&mut tx.session.conn)?;
         let after_clean_end = last.is_none_or(|(_, ended_at, _)| ended_at.is_some());
         let repeats_through = match after_clean_end {
@@ -50,31 +66,26 @@ impl Request for RunRequest {
         };
         let now = Timestamp::now().as_micros();
         queries::insert_run(&mut tx.session.conn, now, repeats_through)?;
-        let states = self.registrations.iter().map(|it| register(tx, it));
-        let subscriptions = states.collect::<QueryResult<_>>()?;
-        self.state = Some(RunState {
+        let mut subscriptions = Vec::with_capacity(self.registrations.len());
+        for registration in &self.registrations {
+            match register(tx, registration)? {
+                Ok(known) => subscriptions.push(known),
+                Err(refusal) => return Ok(Err(refusal)),
+            }
+        }
+        Ok(Ok(RunState {
             after_clean_end,
             repeats_through: place(repeats_through),
             head: tx.head(),
             subscriptions,
-        });
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, end: Result<(), Fault>) {
-        // A promise that is dropped unkept says that the store is closed.
-        match (end, self.state) {
-            (Ok(()), Some(state)) => self.promise.keep(Ok(state)),
-            (Ok(()), None) => {}
-            (Err(fault), _) => self.promise.keep(Err(fault.into_error())),
-        }
+        }))
     }
 }
 
 /// A name that becomes known during a run.
 pub(crate) struct RegistrationRequest {
     registration: Registration,
-    state: Option<SubscriptionState>,
+    state: Option<Result<SubscriptionState, StoreError>>,
     done: RegistrationDone,
 }
 
@@ -97,28 +108,32 @@ impl Request for RegistrationRequest {
     fn answer(self: Box<Self>, end: Result<(), Fault>) {
         let Self { state, done, .. } = *self;
         let end = end.map_err(Fault::into_error);
-        done(end.and_then(|()| state.ok_or_else(failure::closed)));
+        done(end.and_then(|()| state.unwrap_or_else(|| Err(failure::closed()))));
     }
 }
 
-/// What is known of a subscription, which is made known where it is new.
+/// What is known of a subscription, which is made known where it is new; refused where it was to
+/// start with what is pruned.
 fn register(
     tx: &mut Transaction<'_>,
     registration: &Registration,
-) -> QueryResult<SubscriptionState> {
+) -> QueryResult<Result<SubscriptionState, StoreError>> {
     let name = &registration.name;
     if let Some(row) = queries::subscription(&mut tx.session.conn, name)? {
-        return state(tx, &row);
+        return state(tx, &row).map(Ok);
     }
     for former in &registration.former_names {
         if let Some(row) = queries::subscription(&mut tx.session.conn, former)? {
             queries::rename_subscription(&mut tx.session.conn, row.subscription_id, name)?;
-            return state(tx, &row);
+            return state(tx, &row).map(Ok);
         }
     }
-    let through = through(registration.start_from, tx.head());
+    let through = match tx.place(name, registration.start_from)? {
+        Ok(through) => through,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
     let id = queries::insert_subscription(&mut tx.session.conn, name, through)?;
-    Ok(SubscriptionState {
+    Ok(Ok(SubscriptionState {
         id: SubscriptionId::new(id),
         progress: Progress {
             through,
@@ -128,16 +143,7 @@ fn register(
         blocked: Vec::new(),
         started: Vec::new(),
         paused: None,
-    })
-}
-
-/// The last position that a subscription which starts there is not to have.
-pub(crate) fn through(start: StartFrom, head: Position) -> Position {
-    match start {
-        StartFrom::Now => head,
-        StartFrom::Beginning => Position::ZERO,
-        StartFrom::After(position) => position,
-    }
+    }))
 }
 
 fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<SubscriptionState> {

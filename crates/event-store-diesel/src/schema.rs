@@ -147,6 +147,13 @@ table! {
 }
 
 table! {
+    /// One row, without a key.
+    de_retention (pruned_through) {
+        pruned_through -> BigInt,
+    }
+}
+
+table! {
     /// SQLite's own note of the greatest number that an AUTOINCREMENT table has seen.
     sqlite_sequence (name) {
         name -> Text,
@@ -172,3 +179,5 @@ diesel::allow_columns_to_appear_in_same_group_by_clause!(
     de_dead_letters::error
 );
 diesel::allow_tables_to_appear_in_same_query!(de_blocked, de_events);
+diesel::allow_tables_to_appear_in_same_query!(de_events, de_waiting);
+diesel::allow_tables_to_appear_in_same_query!(de_events, de_started);

@@ -73,16 +73,19 @@ impl Selection {
         }
     }
 
-    /// How many rows there are, and the positions of the first and the last.
-    pub(crate) fn span(&self, session: &mut Session) -> QueryResult<Span> {
+    /// How many rows there are after a position, and the positions of the first and the last.
+    pub(crate) fn span(&self, session: &mut Session, after: i64) -> QueryResult<Span> {
         let conn = &mut session.conn;
         match self {
             Self::Nothing => Ok((0, None, None)),
-            Self::Positions(range) => queries::span_between(conn, range),
-            Self::History(key, versions) => queries::span_of_aggregate(conn, *key, versions),
-            Self::OfType(key) => queries::span_of_type(conn, *key),
-            Self::Chain(id) => span_of_chain(conn, *id),
-            Self::Unfinished(unfinished) => unfinished.span(session),
+            Self::Positions(range) => {
+                let range = *range.start().max(&(after + 1))..=*range.end();
+                queries::span_between(conn, &range)
+            }
+            Self::History(key, versions) => queries::span_of_aggregate(conn, *key, versions, after),
+            Self::OfType(key) => queries::span_of_type(conn, *key, after),
+            Self::Chain(id) => span_of_chain(conn, *id, after),
+            Self::Unfinished(unfinished) => unfinished.span(session, after),
         }
     }
 }
@@ -102,7 +105,7 @@ fn recorded(
 }
 
 /// The first position that was recorded at or after a time, or the one after the last.
-fn first_recorded_from(session: &mut Session, time: i64) -> QueryResult<i64> {
+pub(crate) fn first_recorded_from(session: &mut Session, time: i64) -> QueryResult<i64> {
     let (mut low, mut high) = (1, queries::head(&mut session.conn)? + 1);
     while low < high {
         let middle = low + (high - low) / 2;
@@ -164,9 +167,9 @@ fn chain(
     Ok(page)
 }
 
-fn span_of_chain(conn: &mut SqliteConnection, id: CorrelationId) -> QueryResult<Span> {
-    let (count, first, last) = queries::span_of_chain(conn, id)?;
-    let beginning = queries::beginning(conn, id, 0)?;
+fn span_of_chain(conn: &mut SqliteConnection, id: CorrelationId, after: i64) -> QueryResult<Span> {
+    let (count, first, last) = queries::span_of_chain(conn, id, after)?;
+    let beginning = queries::beginning(conn, id, after)?;
     let Some(at) = beginning.first().map(FoundRow::position) else {
         return Ok((count, first, last));
     };
@@ -176,7 +179,7 @@ fn span_of_chain(conn: &mut SqliteConnection, id: CorrelationId) -> QueryResult<
 }
 
 impl Unfinished {
-    fn read(session: &mut Session) -> QueryResult<Self> {
+    pub(crate) fn read(session: &mut Session) -> QueryResult<Self> {
         let rows = queries::subscriptions(&mut session.conn)?;
         Self::of(session, &rows, None)
     }
@@ -216,15 +219,17 @@ impl Unfinished {
         Ok(page)
     }
 
-    pub(crate) fn span(&self, session: &mut Session) -> QueryResult<Span> {
-        let after = self.after.saturating_add(1)..=i64::MAX;
+    /// How many there are after a position, and the positions of the first and the last.
+    pub(crate) fn span(&self, session: &mut Session, after: i64) -> QueryResult<Span> {
+        let behind = self.after.max(after).saturating_add(1)..=i64::MAX;
         let (count, first, last) = match self.after {
             i64::MAX => (0, None, None),
-            _ => queries::span_between(&mut session.conn, &after)?,
+            _ => queries::span_between(&mut session.conn, &behind)?,
         };
-        let before = i64::try_from(self.before.len()).unwrap_or(i64::MAX);
-        let first = self.before.first().copied().or(first);
-        let last = last.or_else(|| self.before.last().copied());
+        let before = self.before.range(after.saturating_add(1)..).copied();
+        let first = before.clone().next().or(first);
+        let last = last.or_else(|| before.clone().next_back());
+        let before = i64::try_from(before.count()).unwrap_or(i64::MAX);
         Ok((count + before, first, last))
     }
 }

@@ -15,7 +15,7 @@ use domain_events::{
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow, GroupRow, LetterFilter, ProcessingRow},
-    rows::{Page, unsigned},
+    rows::{Page, signed, unsigned},
     selection::{Selection, Unfinished},
 };
 
@@ -73,19 +73,33 @@ impl Session {
         after: Position,
         limit: usize,
     ) -> QueryResult<Page> {
-        let page = |session: &mut Self| Selection::of(session, query)?.page(session, after, limit);
-        let rows = match query {
-            // Asked in several parts, which must not tell of different states: a page would leave
-            // out what came between them.
-            EventQuery::Correlated(_) | EventQuery::Unfinished => self.at_once(page),
-            _ => page(self),
-        }?;
+        // The parts must not tell of different states: a page would leave out what came or went
+        // between them.
+        let rows = self.at_once(|session| {
+            let after = after.max(session.not_read(query)?);
+            Selection::of(session, query)?.page(session, after, limit)
+        })?;
         self.names.page(&mut self.conn, rows)
+    }
+
+    /// Events up to here are none that `query` means, be it that some are kept for dead letters.
+    fn not_read(&mut self, query: &EventQuery) -> QueryResult<Position> {
+        match query {
+            EventQuery::Unfinished => Ok(Position::ZERO),
+            _ => self.pruned_through(),
+        }
+    }
+
+    /// The log is kept after this position.
+    pub(crate) fn pruned_through(&mut self) -> QueryResult<Position> {
+        let position = queries::pruned_through(&mut self.conn)?;
+        Ok(Position::new(unsigned(position)))
     }
 
     /// How many events `query` means, and where the first and the last are.
     pub(crate) fn summary(&mut self, query: &EventQuery) -> QueryResult<EventSummary> {
-        let (events, first, last) = Selection::of(self, query)?.span(self)?;
+        let after = signed(self.not_read(query)?.get());
+        let (events, first, last) = Selection::of(self, query)?.span(self, after)?;
         Ok(EventSummary {
             events: unsigned(events),
             first: self.recorded(first)?,
@@ -113,18 +127,24 @@ impl Session {
     /// What the store holds.
     pub(crate) fn statistics(&mut self) -> QueryResult<StoreStatistics> {
         let log = self.summary(&EventQuery::Log)?;
-        let unfinished = self.summary(&EventQuery::Unfinished)?.events;
+        let pruned_through = self.pruned_through()?;
+        let unfinished = Unfinished::read(self)?;
+        // A replay may be of an event that is in the log no more.
+        let (unfinished, ..) = unfinished.span(self, signed(pruned_through.get()))?;
         Ok(StoreStatistics {
             log,
-            finished: log.events.saturating_sub(unfinished),
+            pruned_through,
+            finished: log.events.saturating_sub(unsigned(unfinished)),
             by_type: self.events_by_type()?,
             aggregates: unsigned(queries::count_aggregates(&mut self.conn)?),
+            size: None,
         })
     }
 
     fn events_by_type(&mut self) -> QueryResult<BTreeMap<String, u64>> {
         let mut by_type = BTreeMap::new();
-        for (key, events) in queries::events_by_type(&mut self.conn)? {
+        let after = signed(self.pruned_through()?.get());
+        for (key, events) in queries::events_by_type(&mut self.conn, after)? {
             let name = match key {
                 Some(key) => self.names.event_type(&mut self.conn, key)?,
                 None => None,
@@ -154,7 +174,7 @@ impl Session {
         for (row, name) in rows {
             let id = row.subscription_id;
             let unfinished = Unfinished::of(self, slice::from_ref(&row), Some(id))?;
-            let (lag, ..) = unfinished.span(self)?;
+            let (lag, ..) = unfinished.span(self, 0)?;
             let paused = row.paused.as_deref().map(pause_reason).transpose()?;
             stored.push(StoredSubscription {
                 name: name.into(),

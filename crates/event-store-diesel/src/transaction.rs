@@ -1,17 +1,23 @@
 //! An open transaction of the writer, and what requests do in it.
 
-use diesel::QueryResult;
+use diesel::{
+    QueryResult, SqliteConnection,
+    connection::{Connection, TransactionManager},
+};
 use domain_events::{
-    AggregateRef, EventEnvelope, EventId, Position, Recorded, SubscriptionId, Timestamp, Version,
+    AggregateRef, EventEnvelope, EventId, Position, Recorded, StartFrom, StoreError,
+    SubscriptionId, Timestamp, Version,
 };
 
 use crate::{
     known::Known,
     pending::Pending,
     queries,
-    rows::{EventRow, Keys},
+    rows::{EventRow, Keys, unsigned},
     session::Session,
 };
+
+pub(crate) type Manager = <SqliteConnection as Connection>::TransactionManager;
 
 /// An open transaction of the writer.
 pub(crate) struct Transaction<'a> {
@@ -34,6 +40,33 @@ impl<'a> Transaction<'a> {
     /// The last position of the log, with what this transaction has appended.
     pub(crate) fn head(&self) -> Position {
         self.known.head
+    }
+
+    /// The last position that a subscription which starts there is not to have; refused where the log
+    /// was pruned there.
+    pub(crate) fn place(
+        &mut self,
+        subscription: &str,
+        start: StartFrom,
+    ) -> QueryResult<Result<Position, StoreError>> {
+        let pruned = queries::pruned_through(&mut self.session.conn)?;
+        let pruned = Position::new(unsigned(pruned));
+        Ok(start.place(subscription, self.head(), pruned))
+    }
+
+    /// Does what may be refused while it is done; it leaves no trace then.
+    pub(crate) fn unless_refused<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> QueryResult<Result<T, StoreError>>,
+    ) -> QueryResult<Result<T, StoreError>> {
+        self.write_rows()?;
+        Manager::begin_transaction(&mut self.session.conn)?;
+        let done = act(self)?;
+        match done {
+            Ok(_) => Manager::commit_transaction(&mut self.session.conn)?,
+            Err(_) => Manager::rollback_transaction(&mut self.session.conn)?,
+        }
+        Ok(done)
     }
 
     /// The time to record for what is appended now.

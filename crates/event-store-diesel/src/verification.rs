@@ -184,7 +184,15 @@ pub enum Rule {
     /// The key of an aggregate leads to one.
     #[error("the aggregate {0} is missing")]
     NoAggregate(i64),
-    /// Positions have no gaps, and begin with 1 unless the log was pruned.
+    /// The log was pruned up to one position that was given (R8).
+    #[error(
+        "there is not one position up to which the log was pruned, or it is not within 0 and {given}"
+    )]
+    PrunedThrough {
+        /// The greatest position that was given.
+        given: i64,
+    },
+    /// Positions have no gaps behind what was pruned.
     #[error("the event before it is missing")]
     PositionGap,
     /// The last event is at the greatest position that was given.
@@ -198,7 +206,7 @@ pub enum Rule {
     /// The times of recording do not go back.
     #[error("it was recorded earlier than the event before it")]
     RecordedEarlier,
-    /// The versions of an aggregate have no gaps, and begin with 1 unless the log was pruned.
+    /// The versions of an aggregate have no gaps behind what was pruned, and begin with 1 before that.
     #[error("the version before it is missing")]
     VersionGap,
     /// The versions of an aggregate follow the order of the log.

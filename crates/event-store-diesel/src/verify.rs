@@ -71,6 +71,7 @@ impl SqliteEventStore {
         }
         self.check(tables::Objects, &mut found).await?;
         self.check(tables::Integrity, &mut found).await?;
+        self.check(tables::Retention, &mut found).await?;
         self.check(log::Log::default(), &mut found).await?;
         self.check(histories::Versions::default(), &mut found)
             .await?;

@@ -7,7 +7,7 @@ use std::{
 
 use diesel::{
     QueryResult, SqliteConnection,
-    connection::{AnsiTransactionManager, Connection, TransactionManager},
+    connection::{AnsiTransactionManager, TransactionManager},
     result::Error,
 };
 use domain_events::{StoreError, StoreErrorKind};
@@ -21,7 +21,7 @@ use crate::{
     queue::Queue,
     reader::Job,
     session::Session,
-    transaction::Transaction,
+    transaction::{Manager, Transaction},
 };
 
 /// How many events share a commit at most.
@@ -180,9 +180,13 @@ impl Writer {
             return;
         };
         session.names = Default::default();
-        let rolled_back = match Manager::rollback_transaction(&mut session.conn) {
-            Ok(()) | Err(Error::NotInTransaction) => true,
-            Err(_) => false,
+        let rolled_back = loop {
+            match Manager::rollback_transaction(&mut session.conn) {
+                // Of a request that may be refused, or of all.
+                Ok(()) => {}
+                Err(Error::NotInTransaction) => break true,
+                Err(_) => break false,
+            }
         };
         let is_sound = rolled_back && matches!(fault, Fault::NotCommitted(_));
         // A database in memory is gone with its connection.
@@ -191,8 +195,6 @@ impl Writer {
         }
     }
 }
-
-type Manager = <SqliteConnection as Connection>::TransactionManager;
 
 fn apply(
     session: &mut Session,

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use domain_events::{
     BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId, Health,
-    LetterError, NewEvent, PlaceError, ProcessingOutcome, PublishError, Receipt, StartFrom,
-    StopError, StopReport, StoreError, StoredSubscription, SubscribeError, Subscription,
+    LetterError, NewEvent, PlaceError, ProcessingOutcome, Pruned, PublishError, Receipt, Retention,
+    StartFrom, StopError, StopReport, StoreError, StoredSubscription, SubscribeError, Subscription,
     SubscriptionGuard, WaitError,
 };
 use event_bus_core::InMemoryEventBus;
@@ -148,6 +148,16 @@ impl EventSystem {
     /// When the store cannot be read.
     pub async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
         self.bus.stored_subscriptions().await
+    }
+
+    /// Removes from the log the events that are not to be kept, as far as every subscription that the
+    /// store knows has finished them (R8); events of dead letters stay. To be called now and then, as
+    /// once a day.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; some events may be removed then.
+    pub async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError> {
+        self.bus.prune(keep).await
     }
 
     /// Up to `limit` of the dead letters that `query` means, oldest first (F6).

@@ -40,6 +40,9 @@ pub use deliveries::*;
 mod settling;
 pub use settling::*;
 
+mod pruning;
+pub use pruning::*;
+
 /// A store of events and of deliveries.
 pub trait Store: EventStore + DeliveryStore {}
 
@@ -120,6 +123,12 @@ macro_rules! event_store_conformance {
             f6_dead_letters_are_listed_oldest_first
             a_change_of_an_unknown_subscription_fails_alone
             a_clean_end_is_told_from_an_unclean_one
+            r8_a_pruned_log_goes_on_where_it_was
+            r8_the_log_is_pruned_up_to_what_is_to_be_kept
+            r8_what_is_not_finished_is_kept
+            r8_the_event_of_a_dead_letter_is_kept
+            r8_a_start_before_what_is_kept_is_refused
+            r8_an_event_that_was_pruned_is_appended_again
         }
     };
     (@facts $name:ident, $fresh:expr, $($fact:ident)*) => {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    ProcessingOutcome, Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
-    StoredSubscription,
+    ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState, StoreError,
+    StoreStatistics, StoredSubscription,
 };
 
 /// What a store is asked, before it is: each call goes on to the [store](Self::store) unless it is
@@ -128,5 +128,9 @@ impl<I: Interceptor> DeliveryStore for Intercepted<I> {
 
     async fn subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
         self.0.store().subscriptions().await
+    }
+
+    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError> {
+        self.0.store().prune(keep, through).await
     }
 }

@@ -14,8 +14,8 @@ use std::{
 use domain_events::{
     Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
     DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    ProcessingOutcome, Registration, RegistrationDone, RunState, StoreError, StoreStatistics,
-    StoredSubscription,
+    ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState, StoreError,
+    StoreStatistics, StoredSubscription,
 };
 use tokio::runtime::Handle;
 
@@ -234,7 +234,7 @@ impl EventStore for MemoryStore {
                 log, deliveries, ..
             } = state;
             let rows = log
-                .after(after)
+                .after(after.max(log.not_read(query)))
                 .filter(|row| row.is_meant(query, deliveries));
             Ok(rows.take(limit).map(log::Row::envelope).collect())
         };
@@ -255,18 +255,36 @@ impl EventStore for MemoryStore {
 }
 
 impl State {
+    fn prune(&mut self, keep: Retention, through: Position) -> Pruned {
+        let State {
+            log, deliveries, ..
+        } = self;
+        let through = through
+            .min(log.not_kept(keep))
+            .min(deliveries.finished_by_all());
+        let events = log.prune(through, |position| deliveries.keeps(position));
+        Pruned {
+            events,
+            through: log.pruned_through,
+        }
+    }
+
     fn statistics(&self) -> StoreStatistics {
         let log = self.summary(&EventQuery::Log);
+        let kept = self.log.after(self.log.pruned_through);
+        let finished = kept.filter(|row| !self.deliveries.has_unfinished(row));
         StoreStatistics {
             log,
-            finished: log.events - self.summary(&EventQuery::Unfinished).events,
+            pruned_through: self.log.pruned_through,
+            finished: finished.count() as u64,
             by_type: self.log.by_type(),
             aggregates: self.log.aggregates(),
+            size: None,
         }
     }
 
     fn summary(&self, query: &EventQuery) -> EventSummary {
-        let rows = self.log.after(Position::ZERO);
+        let rows = self.log.after(self.log.not_read(query));
         let meant: Vec<_> = rows
             .filter(|row| row.is_meant(query, &self.deliveries))
             .map(|row| row.recorded)
@@ -283,8 +301,7 @@ impl State {
 impl DeliveryStore for MemoryStore {
     async fn begin_run(&self, registrations: Vec<Registration>) -> Result<RunState, StoreError> {
         let begin = |state: &mut State| {
-            let head = state.log.head();
-            let run = state.deliveries.begin_run(&registrations, head);
+            let run = state.deliveries.begin_run(&registrations, &state.log)?;
             state.tell(&Done::RunBegun(&registrations, &run));
             Ok(run)
         };
@@ -293,9 +310,11 @@ impl DeliveryStore for MemoryStore {
 
     fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
         self.hand_over(move |state| {
-            let known = state.deliveries.register(&registration, state.log.head());
-            state.tell(&Done::Registered(&registration, &known));
-            Box::new(|| done(Ok(known)))
+            let known = state.deliveries.register(&registration, &state.log);
+            if let Ok(known) = &known {
+                state.tell(&Done::Registered(&registration, known));
+            }
+            Box::new(|| done(known))
         });
     }
 
@@ -338,5 +357,9 @@ impl DeliveryStore for MemoryStore {
     ) -> Result<Vec<DeadLetterGroup>, StoreError> {
         self.answer(|state| Ok(state.deliveries.dead_letter_groups(query)))
             .await
+    }
+
+    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError> {
+        self.answer(|state| Ok(state.prune(keep, through))).await
     }
 }

@@ -27,15 +27,10 @@ impl Check for Versions {
 
     fn page(&mut self, session: &mut Session) -> QueryResult<Page> {
         let conn = &mut session.conn;
-        let is_pruned = queries::first_position(conn)?.is_some_and(|first| first > 1);
+        let pruned = queries::pruned_through(conn)?;
         let after = self
             .last
             .map_or((i64::MIN, i64::MIN), |it| (it.aggregate, it.version));
-        // Beside what was pruned since the page before, nothing can be missing.
-        let mut before = match self.last {
-            Some(row) if queries::has_version(conn, row.aggregate, row.version)? => Some(row),
-            _ => None,
-        };
         let rows = queries::versions_after(conn, after, PAGE)?;
         let mut page = Page::of(rows.len());
         for row in rows {
@@ -43,22 +38,17 @@ impl Check for Versions {
                 aggregate: row.aggregate,
                 version: row.version,
             };
-            let same = before.filter(|before| before.aggregate == row.aggregate);
-            match same {
-                Some(before) if row.version != before.version + 1 => {
-                    page.find(Self::TABLE, place, Rule::VersionGap);
-                }
-                Some(before) if row.position <= before.position => {
-                    page.find(Self::TABLE, place, Rule::VersionOrder);
-                }
-                None if row.version != 1 && !is_pruned => {
-                    page.find(Self::TABLE, place, Rule::VersionGap);
-                }
-                _ => {}
+            let before = self.last.filter(|it| it.aggregate == row.aggregate);
+            // Before the first, there was none.
+            let (version, position) = before.map_or((0, 0), |it| (it.version, it.position));
+            // Behind what was pruned, be it kept for a dead letter, others may have been.
+            if row.version != version + 1 && position >= pruned {
+                page.find(Self::TABLE, place, Rule::VersionGap);
+            } else if row.position <= position {
+                page.find(Self::TABLE, place, Rule::VersionOrder);
             }
-            before = Some(row);
+            self.last = Some(row);
         }
-        self.last = before.or(self.last);
         page.rows = 0;
         Ok(page)
     }
@@ -69,16 +59,17 @@ impl Check for Aggregates {
 
     fn page(&mut self, session: &mut Session) -> QueryResult<Page> {
         let conn = &mut session.conn;
-        let is_pruned = queries::first_position(conn)? != Some(1);
+        let pruned = queries::pruned_through(conn)?;
         let rows = queries::aggregates_after(conn, self.last, PAGE)?;
         let mut page = Page::of(rows.len());
         for (key, head) in rows {
             self.last = key;
             match queries::last_version(conn, key)? {
-                Some(last) if last != head => {
+                // Behind what was pruned, be it kept for a dead letter, others may have been.
+                Some((last, at)) if last != head && (last > head || at >= pruned) => {
                     page.find(Self::TABLE, Row::Number(key), Rule::Head { head, last });
                 }
-                None if !is_pruned => page.find(Self::TABLE, Row::Number(key), Rule::NoEvents),
+                None if pruned == 0 => page.find(Self::TABLE, Row::Number(key), Rule::NoEvents),
                 _ => {}
             }
         }

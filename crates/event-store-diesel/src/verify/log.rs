@@ -29,24 +29,21 @@ impl Check for Log {
 
     fn page(&mut self, session: &mut Session) -> QueryResult<Page> {
         let conn = &mut session.conn;
-        // What was pruned since the page before is not missing.
-        let is_pruned = match self.last {
-            0 => queries::first_position(conn)?.is_some_and(|first| first > 1),
-            last => queries::event_at(conn, last)?.is_empty(),
-        };
+        // Of what was pruned, be it since the page before, nothing is missing.
+        let pruned = queries::pruned_through(conn)?;
         let rows = queries::events_after(conn, self.last, PAGE, PAGE_BYTES)?;
         let mut page = Page::of(rows.len());
         page.is_last = rows.is_empty();
-        for (index, row) in rows.iter().enumerate() {
+        for row in rows.iter() {
             let position = row.position();
-            if position != self.last + 1 && !(index == 0 && is_pruned) {
+            if position != self.last + 1 && position > pruned + 1 {
                 page.find(Self::TABLE, Row::Number(position), Rule::PositionGap);
             }
             self.last = position;
             self.check_row(session, row, &mut page)?;
         }
         if page.is_last {
-            self.check_end(session, &mut page)?;
+            self.check_end(session, pruned, &mut page)?;
         }
         Ok(page)
     }
@@ -78,10 +75,10 @@ impl Log {
         Ok(())
     }
 
-    fn check_end(&self, session: &mut Session, page: &mut Page) -> QueryResult<()> {
+    fn check_end(&self, session: &mut Session, pruned: i64, page: &mut Page) -> QueryResult<()> {
         let (given, last) = (queries::head(&mut session.conn)?, self.last);
         // A log can be pruned to nothing.
-        if last != 0 && last != given {
+        if last.max(pruned) != given {
             page.find(
                 Self::TABLE,
                 Row::Number(last),

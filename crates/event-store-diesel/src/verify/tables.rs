@@ -12,6 +12,9 @@ use crate::{
 /// The format is the one of this program.
 pub(super) struct Format;
 
+/// The log was pruned up to one position, within what was given.
+pub(super) struct Retention;
+
 /// Tables, indexes and views are as this program makes them.
 pub(super) struct Objects;
 
@@ -31,6 +34,20 @@ impl Check for Format {
         };
         if found != known {
             page.find(Self::TABLE, Row::Whole, Rule::Format { found, known });
+        }
+        Ok(page)
+    }
+}
+
+impl Check for Retention {
+    const TABLE: &'static str = "de_retention";
+
+    fn page(&mut self, session: &mut Session) -> QueryResult<Page> {
+        let conn = &mut session.conn;
+        let (rows, given) = (queries::all_pruned_through(conn)?, queries::head(conn)?);
+        let mut page = Page::of(rows.len());
+        if !matches!(rows[..], [pruned] if (0..=given).contains(&pruned)) {
+            page.find(Self::TABLE, Row::Whole, Rule::PrunedThrough { given });
         }
         Ok(page)
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use domain_events::{
-    AggregateRef, DecodeError, EventEnvelope, EventQuery, EventStore, Position, StoreErrorKind,
-    Urgency, Version,
+    AggregateRef, DecodeError, DeliveryStore, EventEnvelope, EventQuery, EventStore, Position,
+    Retention, StoreErrorKind, Urgency, Version,
 };
 use event_store_diesel::SqliteEventStore;
 use event_testkit::event_store::{Noted, append_all, notebook, noted};
@@ -220,17 +220,17 @@ async fn f7_no_event_is_left_out_of_a_history_without_an_error() {
 
 #[tokio::test]
 async fn r8_a_history_whose_beginning_was_pruned_is_whole() {
-    let (store, folder) = fresh();
+    let (store, _folder) = fresh();
     append_all(
         &*store,
         (0..5).flat_map(|_| [noted("a", ""), noted("b", "")]),
     )
     .await;
-    let path = folder.path().join("events.db");
-    sql(&path, "DELETE FROM de_events WHERE position <= 4");
-    let pruned = [Ok(3), Ok(3), Ok(0), Ok(1), Ok(2), Ok(2), Ok(1)];
-    assert_eq!(histories(&store, &notebook("a")).await, pruned);
-    sql(&path, "DELETE FROM de_events");
-    let pruned = [Ok(0); 7];
-    assert_eq!(histories(&store, &notebook("a")).await, pruned);
+    let everything = Position::new(u64::MAX);
+    let pruned = store.prune(Retention::Latest(6), everything).await;
+    assert_eq!(pruned.unwrap().events, 4);
+    let kept = [Ok(3), Ok(3), Ok(0), Ok(1), Ok(2), Ok(2), Ok(1)];
+    assert_eq!(histories(&store, &notebook("a")).await, kept);
+    store.prune(Retention::Latest(0), everything).await.unwrap();
+    assert_eq!(histories(&store, &notebook("a")).await, [Ok(0); 7]);
 }

@@ -10,7 +10,7 @@ use domain_events::{
 
 use super::{Store, append_all, batch, notebook, noted};
 
-fn registration(name: &str, start_from: StartFrom) -> Registration {
+pub(super) fn registration(name: &str, start_from: StartFrom) -> Registration {
     Registration {
         former_names: Vec::new(),
         name: name.into(),
@@ -25,10 +25,19 @@ pub(super) async fn begin(store: &impl DeliveryStore, names: &[&str]) -> RunStat
 
 /// Registers a name during a run.
 async fn register(store: &impl DeliveryStore, name: &str) -> SubscriptionState {
+    let registered = register_at(store, name, StartFrom::Now).await;
+    registered.expect("registered")
+}
+
+pub(super) async fn register_at(
+    store: &impl DeliveryStore,
+    name: &str,
+    start_from: StartFrom,
+) -> Result<SubscriptionState, StoreError> {
     let (send, receive) = tokio::sync::oneshot::channel();
     let done = move |state| drop(send.send(state));
-    store.submit_registration(registration(name, StartFrom::Now), Box::new(done));
-    receive.await.expect("answered").expect("registered")
+    store.submit_registration(registration(name, start_from), Box::new(done));
+    receive.await.expect("answered")
 }
 
 pub(super) async fn change(

@@ -9,7 +9,7 @@ use std::{
 use domain_events::{
     BlockedAggregate, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange,
     DeliveryChanges, PauseReason, Position, ProcessingOutcome, Progress, Registration, RunState,
-    StartFrom, StartedDelivery, StoreError, StoreErrorKind, StoredSubscription, SubscriptionId,
+    StartedDelivery, StoreError, StoreErrorKind, StoredSubscription, SubscriptionId,
     SubscriptionState, Timestamp, WaitingDelivery,
 };
 
@@ -73,6 +73,18 @@ impl Subscription {
         }
     }
 
+    /// The first position that is not finished; replays, whose events are kept, do not count.
+    fn first_open(&self) -> Position {
+        let waiting = self.waiting.values().filter(|it| !it.is_replay);
+        let progress = &self.progress;
+        let open = progress.unfinished.iter().copied();
+        open.chain(waiting.map(|it| it.position))
+            .chain(self.blocked.iter().map(|it| it.from))
+            .chain([progress.through.next()])
+            .min()
+            .unwrap_or_default()
+    }
+
     fn has_unfinished(&self, row: &Row) -> bool {
         let position = row.recorded.position;
         position > self.progress.through
@@ -101,7 +113,19 @@ impl Deliveries {
         self.known().any(|it| it.has_unfinished(row))
     }
 
-    pub(super) fn begin_run(&mut self, registrations: &[Registration], head: Position) -> RunState {
+    pub(super) fn begin_run(
+        &mut self,
+        registrations: &[Registration],
+        log: &Log,
+    ) -> Result<RunState, StoreError> {
+        let mut started = self.clone();
+        let run = started.begin(registrations, log)?;
+        *self = started;
+        Ok(run)
+    }
+
+    fn begin(&mut self, registrations: &[Registration], log: &Log) -> Result<RunState, StoreError> {
+        let head = log.head();
         let after_clean_end = !std::mem::replace(&mut self.is_running, true);
         let all = self.subscriptions.iter_mut();
         all.for_each(|it| it.run_ended(after_clean_end));
@@ -109,31 +133,50 @@ impl Deliveries {
             self.repeats_through = head;
         }
         let repeats_through = self.repeats_through;
-        let states = registrations.iter().map(|it| self.register(it, head));
-        RunState {
+        let states = registrations.iter().map(|it| self.register(it, log));
+        let subscriptions = states.collect::<Result<_, _>>()?;
+        Ok(RunState {
             after_clean_end,
             repeats_through,
             head,
-            subscriptions: states.collect(),
-        }
+            subscriptions,
+        })
     }
 
     /// What is known of a subscription, which is made known where it is new.
     pub(super) fn register(
         &mut self,
         registration: &Registration,
-        head: Position,
-    ) -> SubscriptionState {
-        let named = |it: &Subscription| it.name == registration.name;
-        let index = self.subscriptions.iter().position(named);
-        let index = index.or_else(|| self.rename(registration));
-        let index = index.unwrap_or_else(|| {
-            let through = place(registration.start_from, head);
-            self.subscriptions
-                .push(Subscription::new(&registration.name, through));
-            self.subscriptions.len() - 1
-        });
-        self.subscriptions[index].state(index)
+        log: &Log,
+    ) -> Result<SubscriptionState, StoreError> {
+        let (name, start) = (&registration.name, registration.start_from);
+        let index = self.named(name).or_else(|| self.rename(registration));
+        let index = match index {
+            Some(index) => index,
+            None => {
+                let through = start.place(name, log.head(), log.pruned_through)?;
+                self.subscriptions.push(Subscription::new(name, through));
+                self.subscriptions.len() - 1
+            }
+        };
+        Ok(self.subscriptions[index].state(index))
+    }
+
+    /// Up to here every subscription has finished everything (R8).
+    pub(super) fn finished_by_all(&self) -> Position {
+        let first_open = self.known().map(Subscription::first_open);
+        first_open
+            .min()
+            .map_or(Position::new(u64::MAX), Position::previous)
+    }
+
+    /// Whether an event is kept though the log is pruned.
+    pub(super) fn keeps(&self, position: Position) -> bool {
+        let mut letters = self.dead_letters.iter();
+        letters.any(|letter| letter.position() == Some(position))
+            || self
+                .known()
+                .any(|it| it.waiting.contains_key(&position) || it.started.contains_key(&position))
     }
 
     /// Gives the name to the first that is known by a former one.
@@ -202,9 +245,12 @@ impl Deliveries {
         for change in changes {
             self.check(change, log)
                 .map_err(|what| StoreError::new(StoreErrorKind::Other, what))?;
+            if let DeliveryChange::Reset(name, start) = change {
+                start.place(name, log.head(), log.pruned_through)?;
+            }
         }
         for change in changes {
-            self.make(change.clone(), log.head());
+            self.make(change.clone(), log);
         }
         Ok(())
     }
@@ -264,7 +310,7 @@ impl Deliveries {
         }
     }
 
-    fn make(&mut self, change: DeliveryChange, head: Position) {
+    fn make(&mut self, change: DeliveryChange, log: &Log) {
         match change {
             DeliveryChange::Progressed(id, progress) => self.of(id).progress = progress,
             DeliveryChange::Waiting(id, delivery) => {
@@ -319,8 +365,8 @@ impl Deliveries {
                 }
             }
             DeliveryChange::Reset(name, start) => {
-                if let Some(index) = self.named(&name) {
-                    let through = place(start, head);
+                let through = start.place(&name, log.head(), log.pruned_through);
+                if let (Some(index), Ok(through)) = (self.named(&name), through) {
                     let paused = self.subscriptions[index].paused;
                     let anew = Subscription::new(&name, through);
                     self.subscriptions[index] = Subscription { paused, ..anew };
@@ -332,7 +378,7 @@ impl Deliveries {
             DeliveryChange::Forgotten(name) => {
                 if let Some(index) = self.named(&name) {
                     // Numbers stay those of their places.
-                    self.subscriptions[index] = Subscription::new(&"".into(), head);
+                    self.subscriptions[index] = Subscription::new(&"".into(), log.head());
                     self.dead_letters
                         .retain(|letter| letter.subscription != name);
                 }
@@ -376,15 +422,6 @@ impl Deliveries {
     /// A subscription whose number was checked.
     fn of(&mut self, id: SubscriptionId) -> &mut Subscription {
         &mut self.subscriptions[index(id)]
-    }
-}
-
-/// The last position that a subscription which starts there is not to have.
-fn place(start: StartFrom, head: Position) -> Position {
-    match start {
-        StartFrom::Now => head,
-        StartFrom::Beginning => Position::ZERO,
-        StartFrom::After(position) => position,
     }
 }
 

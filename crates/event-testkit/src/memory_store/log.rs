@@ -8,7 +8,7 @@ use std::{
 
 use domain_events::{
     AggregateRef, Append, AppendError, Appended, EventEnvelope, EventId, EventMetadata, EventQuery,
-    Position, Recorded, Timestamp, Urgency, Version,
+    Position, Recorded, Retention, Timestamp, Urgency, Version,
 };
 use serde_json::Value;
 
@@ -20,6 +20,9 @@ const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Default)]
 pub(super) struct Log {
     rows: BTreeMap<Position, Row>,
+    /// The greatest position that was given.
+    head: Position,
+    pub(super) pruned_through: Position,
     by_id: BTreeMap<EventId, Position>,
     versions: HashMap<AggregateRef, Version>,
 }
@@ -98,13 +101,45 @@ pub(super) fn encode(batch: Vec<Append>) -> Result<Vec<Append>, AppendError> {
 
 impl Log {
     pub(super) fn head(&self) -> Position {
-        let last = self.rows.last_key_value();
-        last.map_or(Position::ZERO, |(position, _)| *position)
+        self.head
+    }
+
+    /// The last position that is not to be kept.
+    pub(super) fn not_kept(&self, keep: Retention) -> Position {
+        let not_kept = match keep {
+            Retention::Latest(events) => self.head.get().saturating_sub(events),
+            Retention::Since(time) => {
+                let mut kept = self.rows.values().filter(|row| row.recorded.at >= time);
+                let first = kept.next().map(|row| row.recorded.position);
+                first.map_or(self.head, Position::previous).get()
+            }
+            Retention::After(position) => position.get(),
+        };
+        Position::new(not_kept).min(self.head)
+    }
+
+    /// Removes all up to a position but those that are kept for somebody. Returns how many.
+    pub(super) fn prune(&mut self, through: Position, is_kept: impl Fn(Position) -> bool) -> u64 {
+        let all = self.rows.len();
+        self.rows
+            .retain(|position, _| *position > through || is_kept(*position));
+        self.by_id
+            .retain(|_, position| *position > through || is_kept(*position));
+        self.pruned_through = self.pruned_through.max(through);
+        (all - self.rows.len()) as u64
     }
 
     pub(super) fn after(&self, position: Position) -> impl Iterator<Item = &Row> {
         let after = (Bound::Excluded(position), Bound::Unbounded);
         self.rows.range(after).map(|(_, row)| row)
+    }
+
+    /// Events up to here are none that `query` means, be it that some are kept.
+    pub(super) fn not_read(&self, query: &EventQuery) -> Position {
+        match query {
+            EventQuery::Unfinished => Position::ZERO,
+            _ => self.pruned_through,
+        }
     }
 
     pub(super) fn get(&self, id: EventId) -> Option<EventEnvelope> {
@@ -130,7 +165,7 @@ impl Log {
 
     pub(super) fn by_type(&self) -> BTreeMap<String, u64> {
         let mut by_type = BTreeMap::new();
-        for row in self.rows.values() {
+        for row in self.after(self.pruned_through) {
             *by_type.entry(row.event_type.to_string()).or_default() += 1;
         }
         by_type
@@ -183,8 +218,9 @@ impl Log {
         let latest = self.rows.last_key_value().map(|(_, row)| row.recorded.at);
         let version = self.versions.entry(event.aggregate().clone()).or_default();
         *version = version.next();
+        self.head = self.head.next();
         let recorded = Recorded {
-            position: self.head().next(),
+            position: self.head,
             version: self.versions[event.aggregate()],
             // However the clock is set, times ascend with positions.
             at: latest

@@ -8,9 +8,9 @@ use std::{
 use async_trait::async_trait;
 use domain_events::{
     BoxFuture, BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId,
-    HandlerPublisher, LetterError, NewEvent, PlaceError, ProcessingOutcome, PublishError, Receipt,
-    StartError, StartFrom, StopError, StopReport, StoreError, StoredSubscription, SubscribeError,
-    Subscription, SubscriptionGuard, WaitError,
+    HandlerPublisher, LetterError, NewEvent, PlaceError, ProcessingOutcome, Pruned, PublishError,
+    Receipt, Retention, StartError, StartFrom, StopError, StopReport, StoreError,
+    StoredSubscription, SubscribeError, Subscription, SubscriptionGuard, WaitError,
 };
 
 use super::{RecordingBus, lock};
@@ -93,6 +93,10 @@ impl EventBus for RecordingBus {
 
     async fn stored_subscriptions(&self) -> Result<Vec<StoredSubscription>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn prune(&self, _: Retention) -> Result<Pruned, StoreError> {
+        Ok(Pruned::default())
     }
 
     async fn dead_letters(
