@@ -256,10 +256,10 @@ pub trait DeliveryStore: Send + Sync {
     ) -> Result<Vec<DeadLetterGroup>, StoreError>;
 
     /// Removes the events that are not to be kept, the oldest first, as far as every subscription has
-    /// finished them, and no further than `through` (R8). The events of dead letters stay; a letter
-    /// that was settled goes with its event. Is made in steps, between which others write.
+    /// finished them (R8). The events of dead letters and of their replays stay; a letter that was
+    /// settled goes with its event. Is made in steps, between which others write.
     ///
     /// # Errors
     /// When the store cannot be read or written; some events may be removed then.
-    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError>;
+    async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError>;
 }

@@ -187,6 +187,13 @@ pub trait EventStore: Send + Sync {
     /// When the store cannot be read.
     async fn get(&self, id: EventId) -> Result<Option<EventEnvelope>, StoreError>;
 
+    /// The event at this position, also where the log was pruned and it is kept for a dead letter or its
+    /// replay (R8).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn at(&self, position: Position) -> Result<Option<EventEnvelope>, StoreError>;
+
     /// Up to `limit` of the events that `query` means, after `after`, in the order of the log;
     /// fewer only at the end. [`EventStream`](crate::EventStream) reads page after page.
     ///
@@ -242,4 +249,10 @@ pub trait EventStore: Send + Sync {
     /// # Errors
     /// When the store cannot be read.
     async fn head(&self) -> Result<Position, StoreError>;
+
+    /// The position after which the log is kept, zero where it was never pruned (R8).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn pruned_through(&self) -> Result<Position, StoreError>;
 }

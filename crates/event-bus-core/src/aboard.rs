@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 use crate::{
     after::After,
     blocked::{Behind, Blocked, Stand},
+    claims::Claim,
     cursor::Cursor,
-    engine::{Engine, discard},
-    inside, lifecycle,
+    engine::{Engine, Stores, discard},
+    lifecycle,
     pipeline::PipelineId,
     starts::Started,
     state::State,
@@ -62,29 +63,40 @@ pub(crate) async fn join(
         });
         return joined.map(|pipeline| serve(engine, pipeline));
     };
-    let wanted = match &subscription {
-        Some(subscription) => registration(subscription),
-        None => return Err(SubscribeError::Stopped),
+    let Some(subscription) = subscription else {
+        return Err(SubscribeError::Stopped);
     };
-    if inside::is_inside(engine.id) && engine.look(|state| state.is_leaving(&wanted.name)) {
-        return Err(SubscribeError::DuplicateName(wanted.name));
+    match Claim::of(engine, subscription.name()).await {
+        Some(claim) => register(engine, stores, subscription, claim).await,
+        None => Err(SubscribeError::DuplicateName(Arc::clone(
+            subscription.name(),
+        ))),
     }
-    engine
-        .until_quiet(|state| !state.is_leaving(&wanted.name))
-        .await;
+}
+
+/// Takes a subscription aboard with what the store knows of its name, which is claimed until it is.
+pub(crate) async fn register(
+    engine: &Arc<Engine>,
+    stores: &Stores,
+    subscription: Subscription,
+    claim: Claim,
+) -> Result<(), SubscribeError> {
+    let wanted = registration(&subscription);
+    let mut subscription = Some(subscription);
     engine.step(|state, _| state.may_join(subscription.as_ref()))?;
     let (tell, told) = oneshot::channel();
     let joining = Arc::clone(engine);
     let done = move |known: Result<SubscriptionState, StoreError>| {
         let joined = known.map_err(SubscribeError::Store).and_then(|known| {
             joining.step(|state, after| {
-                // The name was free when asked; it may have been taken since.
+                // The bus may have been stopped meanwhile.
                 state.may_join(subscription.as_ref())?;
                 let subscription = subscription.take();
                 Ok(subscription.map(|it| state.join_log(&joining, it, known, after)))
             })
         });
         discard(subscription);
+        drop(claim);
         drop(tell.send(joined.map(|pipeline| serve(&joining, pipeline))));
     };
     stores

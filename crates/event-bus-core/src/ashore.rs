@@ -35,16 +35,56 @@ pub(crate) fn leave(engine: &Engine, name: &str) -> Option<Arc<Leaving>> {
 
 /// Takes a subscription out, and waits for nothing: what is left to be done is done by a task. Another
 /// one of its name stays.
-pub(crate) fn leave_later(engine: &Arc<Engine>, subscription: &Subscription) {
-    let leaving = engine.step(|state, after| {
-        let named = state.subscriptions.named(subscription.name())?;
-        let same = named.subscription.is_same(subscription);
-        same.then(|| state.take_out(subscription.name(), after))?
-    });
-    if let (Some(leaving), Some(runtime)) = (leaving, engine.lifecycle.runtime()) {
-        let engine = Arc::clone(engine);
-        runtime.spawn(async move { left(&engine, leaving).await });
+pub(crate) fn leave_later(engine: &Arc<Engine>, subscription: Subscription) {
+    let name = Arc::clone(subscription.name());
+    let leaves = unsubscribe(engine, name, move |it| it.is_same(&subscription));
+    if let (Some(leaves), Some(runtime)) = (leaves, engine.lifecycle.runtime()) {
+        runtime.spawn(leaves);
     }
+}
+
+/// What was found of a subscription that is to go.
+enum Found {
+    Leaving(Arc<Leaving>),
+    /// Somebody registers or resets it: it goes after that.
+    Claimed,
+}
+
+/// Takes a subscription out, if it is meant: at once, or where its name is claimed, as soon as it is no
+/// more. What is returned waits until it has [left](left), and says whether there was one; `None` where
+/// there is none.
+pub(crate) fn unsubscribe<F: Fn(&Subscription) -> bool>(
+    engine: &Arc<Engine>,
+    name: Arc<str>,
+    is_meant: F,
+) -> Option<impl Future<Output = bool> + use<F>> {
+    let mut found = find(engine, &name, &is_meant)?;
+    let engine = Arc::clone(engine);
+    Some(async move {
+        loop {
+            if let Found::Leaving(leaving) = found {
+                left(&engine, leaving).await;
+                return true;
+            }
+            engine.until_quiet(|state| !state.is_claimed(&name)).await;
+            match find(&engine, &name, &is_meant) {
+                Some(next) => found = next,
+                None => return false,
+            }
+        }
+    })
+}
+
+fn find(engine: &Engine, name: &str, is_meant: &impl Fn(&Subscription) -> bool) -> Option<Found> {
+    engine.step(|state, after| {
+        if state.is_claimed(name) {
+            return Some(Found::Claimed);
+        }
+        let named = state.subscriptions.named(name)?;
+        let is_meant = is_meant(&named.subscription);
+        let leaving = is_meant.then(|| state.take_out(name, after))?;
+        leaving.map(Found::Leaving)
+    })
 }
 
 /// Waits for a leaving subscription's running attempts, and then until its progress is committed:
@@ -172,7 +212,7 @@ impl State {
             if let Some(mut cursor) = pipeline.cursor {
                 // What it has not read nobody is given any more.
                 let (bus, subscriptions) = (self.bus, &self.subscriptions);
-                cursor.find_all_awaited(bus, id, subscriptions, after);
+                cursor.find_awaited(Position::new(u64::MAX), bus, id, subscriptions, after);
             }
         }
         self.subscriptions_changed(after);

@@ -36,6 +36,29 @@ pub(crate) struct Blocked {
     pub(crate) beside_run: bool,
     /// Whether it has come further in the log since its row was last to be saved.
     pub(crate) has_moved: bool,
+    /// Deliveries in memory behind the first that an earlier run has attempted.
+    pub(crate) resumed: Vec<Resumed>,
+}
+
+/// What an earlier run has left of a delivery.
+pub(crate) struct Resumed {
+    position: Position,
+    attempts: u32,
+    began: Instant,
+    due: Instant,
+}
+
+impl From<&WaitingDelivery> for Resumed {
+    fn from(delivery: &WaitingDelivery) -> Self {
+        let (now, clock) = (Timestamp::now(), Instant::now());
+        let began = clock.checked_sub(now.since(delivery.first_attempt_at));
+        Self {
+            position: delivery.position,
+            attempts: delivery.attempts,
+            began: began.unwrap_or(clock),
+            due: clock + delivery.due_at.since(now),
+        }
+    }
 }
 
 /// Where a backlog is.
@@ -83,6 +106,7 @@ impl Blocked {
             is_at_replay: false,
             beside_run: false,
             has_moved: false,
+            resumed: Vec::new(),
         }
     }
 
@@ -99,15 +123,43 @@ impl Blocked {
             return Duration::ZERO;
         }
         self.is_at_replay = delivery.is_replay;
-        self.resume_first(delivery)
+        self.resume_first(&delivery.into())
     }
 
     /// Goes on with the first delivery as an earlier run has left it. Returns how long it is to wait.
-    pub(crate) fn resume_first(&mut self, delivery: &WaitingDelivery) -> Duration {
-        let (now, clock) = (Timestamp::now(), Instant::now());
-        let began = clock.checked_sub(now.since(delivery.first_attempt_at));
-        (self.attempts, self.began) = (delivery.attempts, began.unwrap_or(clock));
-        delivery.due_at.since(now)
+    fn resume_first(&mut self, left: &Resumed) -> Duration {
+        (self.attempts, self.began) = (left.attempts, left.began);
+        left.due.saturating_duration_since(Instant::now())
+    }
+
+    /// Adds a delivery in memory that an earlier run has left waiting, behind all that is there: a worker
+    /// may be at the first. Returns how long it is to wait, where it is the first.
+    pub(crate) fn resume_in_memory(
+        &mut self,
+        record: &Arc<Record>,
+        delivery: &WaitingDelivery,
+    ) -> Option<Duration> {
+        let Behind::Memory(records) = &mut self.behind else {
+            return None;
+        };
+        records.push_back(Arc::clone(record));
+        let is_first = records.len() == 1;
+        if delivery.attempts > 0 {
+            self.resumed.push(delivery.into());
+        }
+        is_first.then(|| self.resume_next().unwrap_or_default())
+    }
+
+    /// Goes on with what is the first delivery in memory now, where an earlier run has attempted it.
+    /// Returns how long it is to wait then.
+    pub(crate) fn resume_next(&mut self) -> Option<Duration> {
+        let Behind::Memory(records) = &self.behind else {
+            return None;
+        };
+        let first = records.front()?.envelope.position()?;
+        let place = self.resumed.iter().position(|it| it.position == first)?;
+        let left = self.resumed.swap_remove(place);
+        Some(self.resume_first(&left))
     }
 
     /// Whether nothing is to be delivered before what is parked.
@@ -143,18 +195,28 @@ impl Blocked {
             _ => {}
         }
         (self.replays, self.parked_again) = (old.replays, old.parked_again);
+        self.resumed = old.resumed;
     }
 
-    /// Whether a row of the store stands for the delivery of an event at this position: its own, or that
-    /// of the whole backlog.
-    pub(crate) fn covers(&self, position: Position) -> bool {
+    /// Positions of events in memory for whose deliveries a row of the store stands: their own, or, of
+    /// those that are `queued`, that of the whole backlog.
+    pub(crate) fn covered<'a>(
+        &'a self,
+        queued: impl Iterator<Item = &'a Arc<Record>>,
+    ) -> Vec<Position> {
+        let position = |record: &Arc<Record>| record.envelope.position();
         match &self.behind {
-            Behind::Log { from, .. } => position >= *from,
+            Behind::Log { from, .. } => queued
+                .filter_map(position)
+                .filter(|position| position >= from)
+                .collect(),
             Behind::Memory(records) => {
-                let has_row = |record: &Arc<Record>| {
-                    self.attempts > 0 && record.envelope.position() == Some(position)
-                };
-                records.front().is_some_and(has_row)
+                let attempted = records.front().filter(|_| self.attempts > 0);
+                let attempted = attempted.and_then(position);
+                let left = self.resumed.iter().map(|left| left.position);
+                let replays = records.iter().filter(|record| record.marks.is_replay);
+                let replays = replays.filter_map(position);
+                attempted.into_iter().chain(left).chain(replays).collect()
             }
         }
     }

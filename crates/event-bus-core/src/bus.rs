@@ -135,7 +135,7 @@ impl EventBus for InMemoryEventBus {
                         !planned.subscriptions.iter().any(|other| it.is_same(other))
                     };
                     let gone = taken.iter().filter(|it| gone(it));
-                    gone.for_each(|it| ashore::leave_later(&engine, it));
+                    gone.for_each(|it| ashore::leave_later(&engine, it.clone()));
                 }
                 Err(_) => drop(engine.lifecycle.advance(Phase::Starting, Phase::New)),
             }
@@ -206,7 +206,7 @@ impl EventBus for InMemoryEventBus {
             if let (Some(engine), Some(planned)) = (engine.upgrade(), planned.upgrade()) {
                 // Before the engine is asked: a start under way looks here at its end.
                 discard(take_planned(&planned, |it| it.is_same(&same)));
-                ashore::leave_later(&engine, &same);
+                ashore::leave_later(&engine, same);
             }
         }))
     }
@@ -216,15 +216,11 @@ impl EventBus for InMemoryEventBus {
         let planned = take_planned(&self.planned, |it| &**it.name() == name);
         let was_planned = !planned.is_empty();
         discard(planned);
-        let engine = Arc::clone(&self.engine);
-        let Some(leaving) = ashore::leave(&engine, name) else {
+        let Some(leaves) = ashore::unsubscribe(&self.engine, name.into(), |_| true) else {
             return was_planned;
         };
-        let left = own_task(async move { ashore::left(&engine, leaving).await });
-        if !inside::is_inside(self.engine.id) {
-            left.await;
-        }
-        true
+        let left = own_task(leaves);
+        inside::is_inside(self.engine.id) || left.await || was_planned
     }
 
     async fn pause(&self, name: &str) -> bool {

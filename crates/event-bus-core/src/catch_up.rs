@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use domain_events::{EventEnvelope, Position, StoreErrorKind, Timestamp};
+use domain_events::{EventEnvelope, Position, StoreError, StoreErrorKind, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -43,10 +43,14 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores, pipeline: PipelineI
                 hand_over(&engine, pipeline, page).await;
                 continue;
             }
-            Ok(_) => {
-                let missing = format!("position {} is missing", through.next());
-                (StoreErrorKind::Corrupt, missing)
-            }
+            Ok(_) => match skip_pruned(&engine, &stores, pipeline, through).await {
+                Ok(true) => continue,
+                Ok(false) => {
+                    let missing = format!("position {} is missing", through.next());
+                    (StoreErrorKind::Corrupt, missing)
+                }
+                Err(error) => (error.kind(), error.to_string()),
+            },
             Err(error) => (error.kind(), error.to_string()),
         };
         let (kind, fault) = fault;
@@ -59,6 +63,40 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores, pipeline: PipelineI
 fn starts_after(through: Position, page: &[EventEnvelope]) -> bool {
     page.first()
         .is_some_and(|event| event.position() == Some(through.next()))
+}
+
+/// Goes on behind what was pruned, or with the next of it that is still to be delivered. Returns whether
+/// anything was.
+async fn skip_pruned(
+    engine: &Arc<Engine>,
+    stores: &Stores,
+    pipeline: PipelineId,
+    through: Position,
+) -> Result<bool, StoreError> {
+    let pruned = stores.events.pruned_through().await?;
+    if pruned <= through {
+        return Ok(false);
+    }
+    let waiting = engine.look(|state| {
+        state
+            .subscriptions
+            .first_waiting(pipeline, (through, pruned))
+    });
+    let kept = match waiting {
+        Some(position) => stores.events.at(position).await?,
+        None => None,
+    };
+    let skipped = waiting.map_or(pruned, Position::previous);
+    engine.step(|state, after| state.skip(pipeline, (through, skipped), after));
+    match (waiting, kept) {
+        (None, _) => Ok(true),
+        (Some(_), Some(event)) => {
+            hand_over(engine, pipeline, vec![event]).await;
+            Ok(true)
+        }
+        // What waits is kept.
+        (Some(_), None) => Ok(false),
+    }
 }
 
 /// Where a pipeline is in the log.
@@ -90,6 +128,19 @@ impl State {
             engine.live.store(true, Ordering::Release);
         }
         Some(Place::Live(Arc::clone(&pipeline.behind)))
+    }
+
+    /// Passes over what nobody is to have any more, unless the pipeline was set back meanwhile.
+    fn skip(&mut self, id: PipelineId, (from, through): (Position, Position), after: &mut After) {
+        let (bus, subscriptions) = (self.bus, &self.subscriptions);
+        let Some(pipeline) = self.pipelines.get_mut(id) else {
+            return;
+        };
+        let cursor = pipeline.cursor.as_mut();
+        if let Some(cursor) = cursor.filter(|cursor| cursor.through == from) {
+            cursor.through = through;
+            cursor.find_awaited(through, bus, id, subscriptions, after);
+        }
     }
 
     /// Takes an event up from the log, if it is the next and there is room for it.

@@ -168,17 +168,19 @@ impl Cursor {
             .collect()
     }
 
-    /// Gives every receipt that waits for an event of the log a record of it, as it will not be
-    /// read any more. Returns the records.
-    pub(crate) fn find_all_awaited(
+    /// Gives every receipt that waits for an event of the log, up to a position, a record of it, as it
+    /// will not be read any more. Returns the records.
+    pub(crate) fn find_awaited(
         &mut self,
+        through: Position,
         bus: BusId,
         pipeline: PipelineId,
         subscriptions: &Subscriptions,
         after: &mut After,
     ) -> Vec<Arc<Record>> {
         let mut records = Vec::new();
-        for (position, (followed, part)) in std::mem::take(&mut self.awaited) {
+        let awaited = self.awaited.extract_if(|position, _| *position <= through);
+        for (position, (followed, part)) in awaited {
             let Some(followed) = followed.upgrade() else {
                 continue;
             };

@@ -105,6 +105,8 @@ mod ashore;
 
 mod places;
 
+mod claims;
+
 mod inside;
 
 mod say;

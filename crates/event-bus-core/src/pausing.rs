@@ -5,13 +5,14 @@ use std::sync::Arc;
 use domain_events::{DeliveryChange, PauseReason};
 
 use crate::{
-    after::After, engine::Engine, inside, progress, record::Rest, say::say, state::State,
-    subscribed::Subscribed,
+    after::After, claims::until_settled, engine::Engine, inside, progress, record::Rest, say::say,
+    state::State, subscribed::Subscribed,
 };
 
 /// Pauses a subscription; returns after its running attempts, and durable once that is committed.
 /// Whether there is one of the name.
 pub(crate) async fn pause(engine: &Engine, name: &str) -> bool {
+    until_settled(engine, name).await;
     let paused = engine.step(|state, after| {
         let subscribed = state.subscriptions.named(name).cloned()?;
         state.pause(&subscribed, PauseReason::Asked, after);
@@ -33,6 +34,7 @@ pub(crate) async fn pause(engine: &Engine, name: &str) -> bool {
 /// Lets a subscription go on; durable, returns once that is committed. Whether there is one of the
 /// name.
 pub(crate) async fn resume(engine: &Engine, name: &str) -> bool {
+    until_settled(engine, name).await;
     let resumed = engine.step(|state, after| {
         let subscribed = state.subscriptions.named(name).cloned()?;
         state.resume(&subscribed, after);

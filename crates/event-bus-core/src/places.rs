@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use domain_events::{
-    DeliveryChange, PlaceError, Position, Pruned, Retention, StartFrom, StoreError,
-};
+use domain_events::{DeliveryChange, PlaceError, Pruned, Retention, StartFrom, StoreError};
 
-use crate::{aboard, ashore, engine::Engine, inside, lifecycle::Phase, progress, say::say};
+use crate::{
+    aboard, ashore,
+    claims::Claim,
+    engine::{Engine, Stores},
+    inside,
+    lifecycle::Phase,
+    progress,
+    say::say,
+};
 
 /// Has a subscription begin anew at another place.
 pub(crate) async fn reset(
@@ -14,7 +20,7 @@ pub(crate) async fn reset(
     name: Arc<str>,
     start: StartFrom,
 ) -> Result<(), PlaceError> {
-    check(engine, &name).await?;
+    let (stores, claim) = claim(engine, &name).await?;
     let subscription = engine.look(|state| {
         let subscribed = state.subscriptions.named(&name)?;
         Some(subscribed.subscription.clone())
@@ -23,30 +29,30 @@ pub(crate) async fn reset(
     if let Some(leaving) = ashore::leave(engine, &name) {
         ashore::left(engine, leaving).await;
     }
-    // Or it was about to go.
-    engine.until_quiet(|state| !state.is_leaving(&name)).await;
-    change(engine, DeliveryChange::Reset(Arc::clone(&name), start)).await?;
-    say!(info, "subscription reset", "subscription" = name; format_args!("{start:?}"));
-    match subscription {
-        Some(subscription) => aboard::join(engine, subscription)
-            .await
-            .map_err(PlaceError::Subscribe),
+    let change = DeliveryChange::Reset(Arc::clone(&name), start);
+    let reset = progress::save(stores, vec![change]).await;
+    let joined = match subscription {
+        Some(subscription) => aboard::register(engine, stores, subscription, claim).await,
         None => Ok(()),
-    }
+    };
+    reset?;
+    say!(info, "subscription reset", "subscription" = name; format_args!("{start:?}"));
+    joined.map_err(PlaceError::Subscribe)
 }
 
 /// Removes what the store keeps of a subscription.
 pub(crate) async fn forget(engine: &Arc<Engine>, name: Arc<str>) -> Result<(), PlaceError> {
-    check(engine, &name).await?;
-    if engine.look(|state| state.subscriptions.named(&name).is_some() || state.is_leaving(&name)) {
+    let (stores, _claim) = claim(engine, &name).await?;
+    if engine.look(|state| state.subscriptions.named(&name).is_some()) {
         return Err(PlaceError::Subscribed(name));
     }
-    change(engine, DeliveryChange::Forgotten(Arc::clone(&name))).await?;
+    let change = DeliveryChange::Forgotten(Arc::clone(&name));
+    progress::save(stores, vec![change]).await?;
     say!(info, "subscription forgotten", "subscription" = name);
     Ok(())
 }
 
-/// Prunes the log, as far as it is read.
+/// Prunes the log.
 pub(crate) async fn prune(engine: &Engine, keep: Retention) -> Result<Pruned, StoreError> {
     let Some(stores) = &engine.stores else {
         return Ok(Pruned::default());
@@ -60,18 +66,14 @@ pub(crate) async fn prune(engine: &Engine, keep: Retention) -> Result<Pruned, St
         let _hurry = engine.hurry();
         progress::committed(engine, save).await;
     }
-    // A pipeline reads on from where it is, be it that nobody is left who is to have what is there.
-    let read = engine.look(|state| {
-        let cursors = state.pipelines.iter();
-        let cursors = cursors.filter_map(|(_, pipeline)| pipeline.cursor.as_ref());
-        cursors.map(|cursor| cursor.through).min()
-    });
-    let through = read.unwrap_or(Position::new(u64::MAX));
-    stores.deliveries.prune(keep, through).await
+    stores.deliveries.prune(keep).await
 }
 
-/// Checks that the store knows the name, and that what it knows can be changed now.
-async fn check(engine: &Engine, name: &Arc<str>) -> Result<(), PlaceError> {
+/// Claims a name that the store knows, where what it knows can be changed now.
+async fn claim<'a>(
+    engine: &'a Arc<Engine>,
+    name: &Arc<str>,
+) -> Result<(&'a Stores, Claim), PlaceError> {
     let stores = engine.stores.as_ref().ok_or(PlaceError::WithoutStore)?;
     if inside::is_inside(engine.id) {
         return Err(PlaceError::InsideHandler);
@@ -79,22 +81,11 @@ async fn check(engine: &Engine, name: &Arc<str>) -> Result<(), PlaceError> {
     if engine.lifecycle.phase() != Phase::Running {
         return Err(PlaceError::NotRunning);
     }
+    let claim = Claim::of(engine, name).await;
+    let claim = claim.ok_or(PlaceError::InsideHandler)?;
     let stored = stores.deliveries.subscriptions().await?;
     match stored.iter().any(|it| it.name == *name) {
-        true => Ok(()),
+        true => Ok((stores, claim)),
         false => Err(PlaceError::NoSuchSubscription(Arc::clone(name))),
-    }
-}
-
-/// Returns once the change is committed.
-async fn change(engine: &Engine, change: DeliveryChange) -> Result<(), PlaceError> {
-    let save = engine.step(|state, after| {
-        state.unsaved.change([change], None);
-        after.saver = true;
-        state.unsaved.next_save()
-    });
-    match progress::committed(engine, save).await {
-        true => Ok(()),
-        false => Err(PlaceError::NotRunning),
     }
 }

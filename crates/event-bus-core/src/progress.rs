@@ -128,11 +128,12 @@ fn take(engine: &Engine, closing: bool) -> Option<(DeliveryChanges, Vec<Due>)> {
     })
 }
 
-async fn save(stores: &Stores, changes: DeliveryChanges) -> Result<(), StoreError> {
+/// Has changes committed. Those of what runs are left to the saver, which knows what has to go with them.
+pub(crate) async fn save(stores: &Stores, changes: DeliveryChanges) -> Result<(), StoreError> {
     let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| drop(tell.send(result)));
     stores.deliveries.submit_changes(changes, done);
-    let closed = || StoreError::new(StoreErrorKind::Closed, "the progress was not saved");
+    let closed = || StoreError::new(StoreErrorKind::Closed, "what was to be saved was not");
     told.await.unwrap_or_else(|_| Err(closed()))
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct State {
     /// Subscriptions that were removed, whose last attempt may run or last progress is still to be
     /// committed.
     pub(crate) leaving: Vec<Arc<Leaving>>,
+    /// Names that somebody registers, resets or forgets at this moment.
+    pub(crate) claims: Vec<Arc<str>>,
     /// Whether the last run has ended uncleanly.
     pub(crate) after_unclean_end: bool,
     /// Up to here an unclean end may have left effects of unfinished deliveries.
@@ -67,6 +69,7 @@ impl State {
             unsaved: Unsaved::default(),
             letters: DeadLetters::new(config.dead_letters),
             leaving: Vec::new(),
+            claims: Vec::new(),
             after_unclean_end: false,
             repeats_through: Position::ZERO,
             appending: 0,
@@ -190,7 +193,13 @@ impl State {
             if let Some(cursor) = &mut pipeline.cursor {
                 records.extend(cursor.drain());
                 let (bus, subscriptions) = (self.bus, &self.subscriptions);
-                records.extend(cursor.find_all_awaited(bus, id, subscriptions, after));
+                records.extend(cursor.find_awaited(
+                    Position::new(u64::MAX),
+                    bus,
+                    id,
+                    subscriptions,
+                    after,
+                ));
             }
         }
         records

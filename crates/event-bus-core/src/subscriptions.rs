@@ -168,6 +168,20 @@ impl Subscriptions {
         Some((Arc::clone(&member.subscribed), waiting))
     }
 
+    /// The first delivery of a pipeline, behind a position and up to another one, that an earlier run has
+    /// left waiting.
+    pub(crate) fn first_waiting(
+        &self,
+        pipeline: PipelineId,
+        (after, last): (Position, Position),
+    ) -> Option<Position> {
+        let waiting = self
+            .of(pipeline)
+            .flat_map(|member| member.joined.waiting.keys());
+        let within = waiting.filter(|position| (after.next()..=last).contains(position));
+        within.min().copied()
+    }
+
     /// Notes that what a member had not finished when it joined is done, or is covered by a row.
     pub(crate) fn covered(&mut self, subscribed: &Arc<Subscribed>, position: Position) {
         let same = |member: &&mut Member| Arc::ptr_eq(&member.subscribed, subscribed);

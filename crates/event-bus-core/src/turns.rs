@@ -179,13 +179,20 @@ impl Pipeline {
         waiting: &WaitingDelivery,
         after: &mut After,
     ) {
-        let mailbox = self.mailboxes.mailbox(record.envelope.aggregate());
-        let behind = Behind::Memory([Arc::clone(record)].into());
-        let mut blocked = Blocked::new(subscribed, behind, Stand::Waiting);
-        let delay = blocked.resume_first(waiting);
+        let mailboxes = &mut self.mailboxes;
+        let mailbox = mailboxes.mailbox(record.envelope.aggregate());
+        if mailboxes.blocked(mailbox, subscribed).is_none() {
+            let nothing = Behind::Memory([].into());
+            mailboxes.block(mailbox, Blocked::new(subscribed, nothing, Stand::Waiting));
+        }
+        let Some(blocked) = mailboxes.blocked(mailbox, subscribed) else {
+            return;
+        };
+        let delay = blocked.resume_in_memory(record, waiting);
         after.told.extend(blocked.note_rest());
-        self.mailboxes.block(mailbox, blocked);
-        after.due.push(Due::after(delay, mailbox, subscribed));
+        if let Some(delay) = delay {
+            after.due.push(Due::after(delay, mailbox, subscribed));
+        }
     }
 
     /// Wakes as many workers, of those that rest.

@@ -37,6 +37,13 @@ impl EventStore for SqliteEventStore {
             .await
     }
 
+    async fn at(&self, position: Position) -> Result<Option<EventEnvelope>, StoreError> {
+        self.ask("the event was not read", move |session| {
+            session.event_at(position)
+        })
+        .await
+    }
+
     async fn read(
         &self,
         query: &EventQuery,
@@ -74,6 +81,14 @@ impl EventStore for SqliteEventStore {
     async fn head(&self) -> Result<Position, StoreError> {
         self.ask("the head of the log was not read", Session::head)
             .await
+    }
+
+    async fn pruned_through(&self) -> Result<Position, StoreError> {
+        self.ask(
+            "where the log is kept from was not read",
+            Session::pruned_through,
+        )
+        .await
     }
 }
 
@@ -135,8 +150,8 @@ impl DeliveryStore for SqliteEventStore {
         .await
     }
 
-    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError> {
-        self.prune_steps(keep, through).await
+    async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError> {
+        self.prune_steps(keep).await
     }
 }
 

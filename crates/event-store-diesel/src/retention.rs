@@ -16,18 +16,13 @@ use crate::{
 const STEP: usize = 1_000;
 
 impl SqliteEventStore {
-    pub(crate) async fn prune_steps(
-        &self,
-        keep: Retention,
-        through: Position,
-    ) -> Result<Pruned, StoreError> {
+    pub(crate) async fn prune_steps(&self, keep: Retention) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
         let mut next = Some(0);
         while let Some(after) = next {
             let (promise, taken) = promise();
             self.hand_over(PruneRequest {
                 keep,
-                through,
                 after,
                 step: Step::default(),
                 promise,
@@ -45,7 +40,6 @@ impl SqliteEventStore {
 /// has kept for dead letters may be let go now.
 struct PruneRequest {
     keep: Retention,
-    through: Position,
     /// Where the step before this one has ended.
     after: i64,
     step: Step,
@@ -66,9 +60,7 @@ impl Request for PruneRequest {
         tx.write_rows()?;
         let session = &mut *tx.session;
         // Asked anew in each step: somebody may have begun at the beginning meanwhile.
-        let last = signed(self.through.get())
-            .min(last_not_kept(session, self.keep)?)
-            .min(finished_by_all(session)?);
+        let last = last_not_kept(session, self.keep)?.min(finished_by_all(session)?);
         self.step = step(session, self.after, last)?;
         Ok(())
     }

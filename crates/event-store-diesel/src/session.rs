@@ -15,7 +15,7 @@ use domain_events::{
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow, GroupRow, LetterFilter, ProcessingRow},
-    rows::{Page, signed, unsigned},
+    rows::{FoundRows, Page, signed, unsigned},
     selection::{Selection, Unfinished},
 };
 
@@ -61,6 +61,15 @@ impl Session {
 
     pub(crate) fn event(&mut self, id: EventId) -> QueryResult<Option<EventEnvelope>> {
         let found = queries::event(&mut self.conn, &id)?;
+        self.first(&found)
+    }
+
+    pub(crate) fn event_at(&mut self, position: Position) -> QueryResult<Option<EventEnvelope>> {
+        let found = queries::event_at(&mut self.conn, signed(position.get()))?;
+        self.first(&found)
+    }
+
+    fn first(&mut self, found: &FoundRows) -> QueryResult<Option<EventEnvelope>> {
         let row = found.first();
         row.map(|row| self.names.envelope(&mut self.conn, row))
             .transpose()
@@ -243,10 +252,8 @@ impl Session {
     }
 
     fn dead_letter(&mut self, row: DeadLetterRow, subscription: &str) -> QueryResult<DeadLetter> {
-        let event = match queries::event_at(&mut self.conn, row.position)?.first() {
-            Some(event) => self.names.envelope(&mut self.conn, event)?,
-            None => return Err(broken("a dead letter without its event")),
-        };
+        let event = self.event_at(Position::new(unsigned(row.position)))?;
+        let event = event.ok_or_else(|| broken("a dead letter without its event"))?;
         let reason = DeadLetterReason::parse(&row.reason);
         Ok(DeadLetter {
             subscription: subscription.into(),

@@ -127,6 +127,8 @@ macro_rules! event_store_conformance {
             r8_the_log_is_pruned_up_to_what_is_to_be_kept
             r8_what_is_not_finished_is_kept
             r8_the_event_of_a_dead_letter_is_kept
+            r8_the_event_of_a_delivery_that_was_started_is_kept
+            r8_what_was_appended_before_is_pruned
             r8_a_start_before_what_is_kept_is_refused
             r8_an_event_that_was_pruned_is_appended_again
         }

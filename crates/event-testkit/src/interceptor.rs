@@ -67,6 +67,10 @@ impl<I: Interceptor> EventStore for Intercepted<I> {
         self.0.store().get(id).await
     }
 
+    async fn at(&self, position: Position) -> Result<Option<EventEnvelope>, StoreError> {
+        self.0.store().at(position).await
+    }
+
     async fn read(
         &self,
         query: &EventQuery,
@@ -86,6 +90,10 @@ impl<I: Interceptor> EventStore for Intercepted<I> {
 
     async fn head(&self) -> Result<Position, StoreError> {
         self.0.store().head().await
+    }
+
+    async fn pruned_through(&self) -> Result<Position, StoreError> {
+        self.0.store().pruned_through().await
     }
 }
 
@@ -130,7 +138,7 @@ impl<I: Interceptor> DeliveryStore for Intercepted<I> {
         self.0.store().subscriptions().await
     }
 
-    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError> {
-        self.0.store().prune(keep, through).await
+    async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError> {
+        self.0.store().prune(keep).await
     }
 }

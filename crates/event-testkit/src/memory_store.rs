@@ -222,6 +222,11 @@ impl EventStore for MemoryStore {
         self.answer(|state| Ok(state.log.get(id))).await
     }
 
+    async fn at(&self, position: Position) -> Result<Option<EventEnvelope>, StoreError> {
+        self.answer(|state| Ok(state.log.at(position).map(log::Row::envelope)))
+            .await
+    }
+
     async fn read(
         &self,
         query: &EventQuery,
@@ -252,16 +257,18 @@ impl EventStore for MemoryStore {
     async fn head(&self) -> Result<Position, StoreError> {
         self.answer(|state| Ok(state.log.head())).await
     }
+
+    async fn pruned_through(&self) -> Result<Position, StoreError> {
+        self.answer(|state| Ok(state.log.pruned_through)).await
+    }
 }
 
 impl State {
-    fn prune(&mut self, keep: Retention, through: Position) -> Pruned {
+    fn prune(&mut self, keep: Retention) -> Pruned {
         let State {
             log, deliveries, ..
         } = self;
-        let through = through
-            .min(log.not_kept(keep))
-            .min(deliveries.finished_by_all());
+        let through = log.not_kept(keep).min(deliveries.finished_by_all());
         let events = log.prune(through, |position| deliveries.keeps(position));
         Pruned {
             events,
@@ -359,7 +366,7 @@ impl DeliveryStore for MemoryStore {
             .await
     }
 
-    async fn prune(&self, keep: Retention, through: Position) -> Result<Pruned, StoreError> {
-        self.answer(|state| Ok(state.prune(keep, through))).await
+    async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError> {
+        self.answer(|state| Ok(state.prune(keep))).await
     }
 }

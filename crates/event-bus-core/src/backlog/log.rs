@@ -98,14 +98,12 @@ async fn deliver_again(
     start: &BacklogStart,
     (position, here): (Position, Here),
 ) {
-    let page = match stores.events.read_log(position.previous(), 1).await {
-        Ok(page) => page,
+    let envelope = match stores.events.at(position).await {
+        Ok(envelope) => envelope.map(Arc::new),
         Err(error) => return after_fault(engine, start, &error),
     };
-    let envelope = page.into_iter().next().map(Arc::new);
     let recorded = envelope.as_ref().and_then(|it| it.recorded());
-    let found = recorded.filter(|recorded| recorded.position == position);
-    let (Some(envelope), Some(recorded)) = (envelope, found) else {
+    let (Some(envelope), Some(recorded)) = (envelope, recorded) else {
         // Dead letters are kept, and so are their events (R8).
         return engine.step(|state, after| state.drop_replay(start, position, after));
     };

@@ -16,6 +16,7 @@ use crate::{
     seat::Worker,
     state::State,
     subscribed::Subscribed,
+    timers::Due,
     worker::{count, dead_letter},
 };
 
@@ -157,6 +158,16 @@ impl State {
         }
         if let Some(by) = blocked.parked_again.take() {
             self.park(start.mailbox, &start.subscribed, by, None, after);
+            return false;
+        }
+        if let Some(delay) = blocked.resume_next() {
+            let subscribed = &start.subscribed;
+            after.due.push(Due::after(delay, start.mailbox, subscribed));
+            if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+                let mailboxes = &mut pipeline.mailboxes;
+                mailboxes.set_stand(start.mailbox, subscribed, Stand::Waiting);
+            }
+            after.quiet = true;
             return false;
         }
         let is_over = blocked.is_empty();

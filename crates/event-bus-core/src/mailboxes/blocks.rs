@@ -309,19 +309,13 @@ impl Mailboxes {
             let queued = mailbox.queue.records.iter();
             for blocked in &mailbox.blocked {
                 let subscribed = &blocked.subscribed;
-                let waiting = match &blocked.behind {
-                    Behind::Memory(records) => records.front(),
-                    Behind::Log { .. } => None,
-                };
-                let records = queued.clone().chain(waiting);
-                let positions = records.filter_map(|record| record.envelope.position());
-                let behind = positions.filter(|at| blocked.covers(*at));
+                let rows = blocked.covered(queued.clone());
                 match covered
                     .iter_mut()
                     .find(|(other, _)| Arc::ptr_eq(other, subscribed))
                 {
-                    Some((_, more)) => more.extend(behind),
-                    None => covered.push((subscribed, behind.collect())),
+                    Some((_, more)) => more.extend(rows),
+                    None => covered.push((subscribed, rows)),
                 }
             }
         }

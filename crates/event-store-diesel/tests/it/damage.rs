@@ -226,11 +226,10 @@ async fn r8_a_history_whose_beginning_was_pruned_is_whole() {
         (0..5).flat_map(|_| [noted("a", ""), noted("b", "")]),
     )
     .await;
-    let everything = Position::new(u64::MAX);
-    let pruned = store.prune(Retention::Latest(6), everything).await;
+    let pruned = store.prune(Retention::Latest(6)).await;
     assert_eq!(pruned.unwrap().events, 4);
     let kept = [Ok(3), Ok(3), Ok(0), Ok(1), Ok(2), Ok(2), Ok(1)];
     assert_eq!(histories(&store, &notebook("a")).await, kept);
-    store.prune(Retention::Latest(0), everything).await.unwrap();
+    store.prune(Retention::Latest(0)).await.unwrap();
     assert_eq!(histories(&store, &notebook("a")).await, [Ok(0); 7]);
 }

@@ -146,12 +146,12 @@ async fn an_empty_store_and_a_pruned_one_are_sound() {
     assert!(store.verify().await.unwrap().is_sound());
     append_all(
         &*store,
-        (0..1_200).map(|it| noted(&(it % 7).to_string(), "")),
+        (0..2_600).map(|it| noted(&(it % 7).to_string(), "")),
     )
     .await;
-    for kept in [509, 0] {
-        let pruned = store.prune(Retention::Latest(kept), Position::new(u64::MAX));
-        pruned.await.unwrap();
+    for (kept, events) in [(509, 2_091), (0, 509)] {
+        let pruned = store.prune(Retention::Latest(kept)).await.unwrap();
+        assert_eq!(pruned.events, events);
         let found = store.verify().await.unwrap();
         assert!(found.is_sound(), "{kept}: {found}");
     }
@@ -172,8 +172,20 @@ async fn r8_what_dead_letters_keep_of_a_pruned_log_is_sound_and_not_missed_less(
         let letter = DeliveryChange::Dead(one, dead(&store, position).await);
         change(&store, vec![letter]).await;
     }
-    let pruned = store.prune(Retention::After(Position::new(6)), Position::new(u64::MAX));
+    let pruned = store.prune(Retention::After(Position::new(6)));
     assert_eq!(pruned.await.unwrap().events, 4);
+    let found = store.verify().await.unwrap();
+    assert!(found.is_sound(), "{found}");
+    let discarded = DeliveryChange::Discarded {
+        subscription: "one".into(),
+        position: Position::new(5),
+        reason: "the secret".to_owned(),
+    };
+    change(&store, vec![discarded]).await;
+    store
+        .prune(Retention::After(Position::new(6)))
+        .await
+        .unwrap();
     let found = store.verify().await.unwrap();
     assert!(found.is_sound(), "{found}");
     let path = folder.path().join("events.db");

@@ -5,5 +5,6 @@ mod faults;
 mod letters;
 mod places;
 mod recovery;
+mod retention;
 mod system;
 mod trading_demo;

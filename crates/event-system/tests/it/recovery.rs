@@ -8,7 +8,7 @@ use std::{
 
 use domain_events::{
     DeadLetterQuery, DomainEvent, Event, EventBus, HandlerContext, HandlerError, Health, NewEvent,
-    Ordering, Priority, RetryPolicy, StartFrom, StoreErrorKind, Subscription,
+    Ordering, Priority, Retention, RetryPolicy, StartFrom, StoreErrorKind, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -346,7 +346,7 @@ pub(crate) fn make_due(file: &Path) {
     let made = diesel::sql_query("UPDATE de_waiting SET due_at = 0")
         .execute(&mut open(file))
         .unwrap();
-    assert_eq!(made, 1);
+    assert_ne!(made, 0);
 }
 
 /// Another connection, which waits where the store is just writing.
@@ -697,4 +697,62 @@ async fn f4_attempts_survive_in_every_order() {
             run.stop().await;
         }
     }
+}
+
+/// F4, F6, R1: in one order of all events, all that waits goes on one after the other, each with its
+/// attempts, though there is room for few; and stands in one place meanwhile.
+#[tokio::test]
+async fn f4_what_waits_in_one_order_goes_on_in_it_after_a_crash() {
+    let (dir, journal) = (tempdir().unwrap(), Journal::default());
+    let file = dir.path().join("events.db");
+    let fails = |event: &Counted, attempt: u32| match (event.number, attempt) {
+        (0..=2, _) => Err(HandlerError::permanent("never")),
+        (4, 1) => Err(HandlerError::retry_after(
+            Duration::from_secs(3_600),
+            "later",
+        )),
+        _ => Ok(()),
+    };
+    let total = |subscription: Subscription| {
+        let total = subscription.ordering(Ordering::Total);
+        total.isolated(1).capacity(2)
+    };
+    let run = Run::start(&file, 100, [total(subscription("s", &journal, fails))]).await;
+    for number in 0..8 {
+        run.bus.publish(counted("a", number)).await.unwrap();
+    }
+    let attempt_saved = async {
+        while attempts_saved(&file) != Some(1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(attempt_saved).await;
+    let all = DeadLetterQuery::all();
+    assert_eq!(run.bus.replay_all(&all).await.unwrap(), 3);
+    assert!(run.bus.pause("s").await);
+    run.crash().await;
+    make_due(&file);
+    journal.take();
+
+    let run = Run::start(&file, 100, [total(handles("s", &journal))]).await;
+    let taken_up = async {
+        while run.bus.statistics().in_flight < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(taken_up).await;
+    // Has the progress of now saved.
+    run.bus.prune(Retention::Latest(100)).await.unwrap();
+    let found = run.store.verify().await.unwrap();
+    assert!(found.is_sound(), "{found}");
+    assert!(run.bus.resume("s").await);
+    run.idle().await;
+    let seen = journal.take();
+    let numbers: Vec<_> = seen.iter().map(|seen| (seen.1, seen.2)).collect();
+    let first = [0, 1, 2].map(|number| (number, 1));
+    let rest = [(4, 2), (5, 1), (6, 1), (7, 1)];
+    assert_eq!(numbers, [&first[..], &rest[..]].concat());
+    let found = run.store.verify().await.unwrap();
+    assert!(found.is_sound(), "{found}");
+    run.stop().await;
 }

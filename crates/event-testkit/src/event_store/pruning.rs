@@ -8,16 +8,15 @@ use domain_events::{
 };
 
 use super::{
-    FIRST, LAST, Store, append_all, append_one,
+    FIRST, LAST, Store, append_all, append_one, batch,
     deliveries::{begin, change, dead, register_at, registration, waiting},
     figures::progressed,
     log, notebook, noted, position, read_history, text, version,
 };
 
-const EVERYTHING: Position = Position::new(u64::MAX);
-
 async fn prune(store: &impl Store, keep: Retention) -> (u64, u64) {
-    let Pruned { events, through } = store.prune(keep, EVERYTHING).await.expect("pruned");
+    let Pruned { events, through } = store.prune(keep).await.expect("pruned");
+    assert_eq!(store.pruned_through().await.expect("read"), through);
     let statistics = store.statistics().await.expect("read");
     assert_eq!(statistics.pruned_through, through);
     (events, through.get())
@@ -67,13 +66,7 @@ pub async fn r8_the_log_is_pruned_up_to_what_is_to_be_kept(store: &impl Store) {
     // Events that were recorded at once go or stay together.
     assert_eq!(prune(store, Retention::Since(first.at)).await, (0, 2));
     let later = Timestamp::from_micros(last.at.as_micros() + 1);
-    let pruned = store.prune(Retention::Since(later), Position::new(6)).await;
-    let expected = Pruned {
-        events: 4,
-        through: Position::new(6),
-    };
-    assert_eq!(pruned.unwrap(), expected, "no further than it was told");
-    assert_eq!(prune(store, Retention::Since(later)).await, (4, 10));
+    assert_eq!(prune(store, Retention::Since(later)).await, (8, 10));
 }
 
 /// Whatever the reason: it was not looked at, it is open, it waits, or its aggregate is blocked.
@@ -164,12 +157,41 @@ pub async fn r8_the_event_of_a_dead_letter_is_kept(store: &impl Store) {
     assert!(store.get(ids[1]).await.unwrap().is_none());
     let kept = store.get(replay).await.unwrap().expect("still to be made");
     assert_eq!(text(kept), "2");
+    let kept = store.at(Position::new(3)).await.unwrap().map(text);
+    assert_eq!(kept.as_deref(), Some("2"));
+    assert!(store.at(Position::new(10)).await.unwrap().is_none());
     let unfinished = store.read(&EventQuery::Unfinished, Position::ZERO, 9).await;
     assert_eq!(unfinished.unwrap().len(), 1);
     let finished = DeliveryChange::Finished(one, Position::new(3));
     change(store, vec![finished]).await.unwrap();
     assert_eq!(prune(store, all).await, (1, 10));
     assert!(store.get(replay).await.unwrap().is_none());
+}
+
+/// As long as it is not known to have ended.
+pub async fn r8_the_event_of_a_delivery_that_was_started_is_kept(store: &impl Store) {
+    ten_events(store).await;
+    let one = begin(store, &["one"]).await.subscriptions[0].id;
+    let (started, ended) = (DeliveryChange::Started, DeliveryChange::Ended);
+    change(store, vec![started(one, Position::new(4))])
+        .await
+        .unwrap();
+    assert_eq!(prune(store, Retention::Latest(0)).await, (9, 10));
+    assert!(store.at(Position::new(4)).await.unwrap().is_some());
+    change(store, vec![ended(one, Position::new(4))])
+        .await
+        .unwrap();
+    assert_eq!(prune(store, Retention::Latest(0)).await, (1, 10));
+}
+
+/// With what was handed over before it.
+pub async fn r8_what_was_appended_before_is_pruned(store: &impl Store) {
+    for number in 0..50 {
+        let events = (0..40).map(|_| noted(&number.to_string(), "text"));
+        store.submit(batch(events), Box::new(|_| ()));
+    }
+    let pruned = store.prune(Retention::Latest(7)).await.unwrap();
+    assert_eq!(pruned.events, 50 * 40 - 7);
 }
 
 /// And neither begun, registered nor reset; one that is known goes on wherever it would have started.

@@ -25,6 +25,8 @@ impl Model<'_> {
         }
         let mut dead: Vec<&Delivery> = self.deliveries.iter().collect();
         dead.retain(|delivery| delivery.subscription == one && delivery.state == State::Dead);
+        // Its last attempt may have been cut off by the stop in the moment of its time-out.
+        dead.retain(|delivery| !delivery.may_be_cut_off || listed.contains(&delivery.event));
         dead.sort_by_key(|delivery| delivery.ended_step);
         let dead: Vec<usize> = dead.iter().map(|delivery| delivery.event).collect();
         if dead != listed {

@@ -330,3 +330,157 @@ async fn r1_who_goes_leaves_a_queued_event_to_its_row_alone() {
     assert_eq!(state.blocked.len(), 1);
     assert_eq!(state.progress.unfinished, [], "{state:?}");
 }
+
+fn is_reset(change: &DeliveryChange) -> bool {
+    matches!(change, DeliveryChange::Reset(..))
+}
+
+/// A bus with a subscription "s" that has handled 0 to 2 of "a", and that is on its way to the beginning:
+/// its reset is held back by the store.
+async fn resetting(
+    journal: &Journal,
+) -> (
+    Arc<Faulty>,
+    Arc<InMemoryEventBus>,
+    JoinHandle<Result<(), domain_events::PlaceError>>,
+) {
+    let store = Faulty::new();
+    let bus = store.started(10, [handles("s", journal)]).await;
+    for number in 0..3 {
+        bus.publish(counted("a", number)).await.unwrap();
+    }
+    soon(bus.wait_idle()).await.unwrap();
+    store.hold_saves(is_reset);
+    let reset = {
+        let bus = Arc::clone(&bus);
+        tokio::spawn(async move { bus.reset("s", StartFrom::Beginning).await })
+    };
+    store.until_a_save_is_held().await;
+    (store, bus, reset)
+}
+
+/// L4: who is unsubscribed while it is reset does not come back.
+#[tokio::test]
+async fn l4_who_is_unsubscribed_during_a_reset_stays_away() {
+    let journal = Journal::default();
+    let (store, bus, reset) = resetting(&journal).await;
+    let going = {
+        let bus = Arc::clone(&bus);
+        tokio::spawn(async move { bus.unsubscribe("s").await })
+    };
+    a_while().await;
+    assert!(!going.is_finished(), "it is there, and so it is to go");
+    store.release_saves();
+    soon(reset).await.unwrap().unwrap();
+    assert!(soon(going).await.unwrap());
+    assert!(!soon(bus.unsubscribe("s")).await, "once is enough");
+    journal.take();
+    bus.publish(counted("a", 3)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.take(), []);
+    // And its place is the one that it was reset to, or where it has come to from there.
+    soon(bus.subscribe(handles("s", &journal))).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.numbers("a").last(), Some(&3));
+}
+
+/// D8, L4: a name that is reset is taken, and who pauses it finds it.
+#[tokio::test]
+async fn d8_a_name_is_one_ones_own_while_it_is_reset() {
+    let journal = Journal::default();
+    let (store, bus, reset) = resetting(&journal).await;
+    let (other, pauser) = (Arc::clone(&bus), Arc::clone(&bus));
+    let same = handles("s", &journal);
+    let coming = tokio::spawn(async move { other.subscribe(same).await });
+    let pausing = tokio::spawn(async move { pauser.pause("s").await });
+    a_while().await;
+    assert!(!coming.is_finished() && !pausing.is_finished());
+    journal.take();
+    store.release_saves();
+    soon(reset).await.unwrap().unwrap();
+    let come = soon(coming).await.unwrap();
+    assert!(
+        matches!(come, Err(domain_events::SubscribeError::DuplicateName(_))),
+        "{come:?}"
+    );
+    assert!(soon(pausing).await.unwrap());
+    assert!(soon(bus.resume("s")).await);
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.numbers("a"), [0, 1, 2]);
+}
+
+/// D8: a reset of a name that is just becoming known comes after that, and is not overwritten by it.
+#[tokio::test]
+async fn d8_a_reset_beside_the_subscribe_of_its_name_is_kept() {
+    let journal = Journal::default();
+    let store = Arc::new(Held {
+        inner: SqliteEventStore::in_memory(SqliteOptions::default()).unwrap(),
+        held: Mutex::default(),
+    });
+    let known = Registration {
+        start_from: StartFrom::Now,
+        ..registration("s")
+    };
+    store.inner.begin_run(vec![known]).await.unwrap();
+    let bus = InMemoryEventBus::with_store(BusConfig::default(), in_front(&store)).unwrap();
+    let bus = Arc::new(bus);
+    soon(bus.start()).await.unwrap();
+    for number in 0..3 {
+        bus.publish(counted("a", number)).await.unwrap();
+    }
+    let let_in = async || {
+        until(|| !store.held.lock().unwrap().is_empty()).await;
+        let (registration, done) = store.held.lock().unwrap().pop().unwrap();
+        store.inner.submit_registration(registration, done);
+    };
+    let coming = {
+        let (bus, late) = (Arc::clone(&bus), handles("s", &journal));
+        tokio::spawn(async move { bus.subscribe(late).await })
+    };
+    until(|| !store.held.lock().unwrap().is_empty()).await;
+    let resetting = {
+        let bus = Arc::clone(&bus);
+        let last = StartFrom::After(Position::new(2));
+        tokio::spawn(async move { bus.reset("s", last).await })
+    };
+    a_while().await;
+    assert!(!resetting.is_finished());
+    let_in().await;
+    soon(coming).await.unwrap().unwrap();
+    let_in().await;
+    soon(resetting).await.unwrap().unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    let seen = journal.numbers("a");
+    assert_eq!(
+        seen.iter().filter(|number| **number == 2).count(),
+        2,
+        "{seen:?}"
+    );
+    assert!(soon(bus.unsubscribe("s")).await);
+    assert_eq!(store.inner.subscriptions().await.unwrap()[0].lag, 0);
+}
+
+/// D8: the store fails to reset: the subscription goes on where it was.
+#[tokio::test]
+async fn d8_a_reset_that_fails_leaves_the_subscription_where_it_was() {
+    let (store, journal) = (Faulty::new(), Journal::default());
+    let bus = store.started(10, [handles("s", &journal)]).await;
+    bus.publish(counted("a", 0)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    store.hold_saves(is_reset);
+    let reset = {
+        let bus = Arc::clone(&bus);
+        tokio::spawn(async move { bus.reset("s", StartFrom::Beginning).await })
+    };
+    store.until_a_save_is_held().await;
+    let (_, done) = store.saves.lock().unwrap().held.pop().unwrap();
+    done(Err(busy()));
+    let failed = soon(reset).await.unwrap();
+    assert!(
+        matches!(failed, Err(domain_events::PlaceError::Store(_))),
+        "{failed:?}"
+    );
+    bus.publish(counted("a", 1)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.numbers("a"), [0, 1]);
+}

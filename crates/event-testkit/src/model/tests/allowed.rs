@@ -80,6 +80,34 @@ fn a_parked_aggregate_goes_on_after_its_replay() {
         .is_allowed();
 }
 
+/// In the moment of the time-out of the last attempt, the stop may cut it off, or it is over.
+#[test]
+fn a_stop_in_the_moment_of_a_time_out_leaves_a_dead_letter_or_none() {
+    let ended = || {
+        Script::of(1)
+            .with(0, |once| once.attempts = 1)
+            .subscribed()
+            .publish(&[0])
+            .began(0, 0, 1)
+            .note(Observed::Stopping)
+            .pass(50)
+            .ended(0, 0, Ended::Dropped)
+    };
+    for (listed, cut_off) in [(vec![], 1), (vec![0], 0)] {
+        let report = StopReport {
+            abandoned: cut_off,
+            drained: 1 - cut_off,
+            cut_off,
+            ..StopReport::default()
+        };
+        ended()
+            .note(Observed::Letters(0, listed))
+            .stopped(report)
+            .is_allowed();
+    }
+    ended().note(Observed::Letters(0, vec![1])).is_refused_by("F6");
+}
+
 #[test]
 fn a_full_pipeline_refuses_and_a_stop_abandons() {
     let own = Isolation {
