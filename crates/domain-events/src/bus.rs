@@ -1,13 +1,13 @@
 //! The port of buses: publish, subscribe, start, stop, ask.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
     AppendError, BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery,
-    EncodeError, EventId, Health, HealthLimits, NewEvent, ProcessingOutcome, Pruned, Receipt,
-    RegistryError, Retention, StartFrom, StoreError, StoredSubscription, Subscription,
+    EncodeError, EventId, ExportError, Health, HealthLimits, NewEvent, ProcessingOutcome, Pruned,
+    Receipt, RegistryError, Retention, StartFrom, StoreError, StoredSubscription, Subscription,
     SubscriptionGuard, UnfaithfulError,
 };
 
@@ -334,7 +334,8 @@ pub trait EventBus: Send + Sync {
     /// A dropped future may have removed some of the events.
     async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError>;
 
-    /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
+    /// Up to `limit` of the dead letters that `query` means, oldest first (F6). The next page is that of
+    /// the query [after](DeadLetterQuery::after) the last letter.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -343,6 +344,33 @@ pub trait EventBus: Send + Sync {
         query: &DeadLetterQuery,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Writes the dead letters that `query` means to `out`, oldest first, a line of JSON each (see
+    /// [`DeadLetter::to_json_line`]); in pages, so that any number takes little memory. Returns how many.
+    ///
+    /// Writing blocks the thread as `out` does.
+    ///
+    /// # Errors
+    /// When the store cannot be read or `out` not be written to; some of the letters are written then.
+    async fn export_dead_letters(
+        &self,
+        query: &DeadLetterQuery,
+        out: &mut (dyn Write + Send),
+    ) -> Result<u64, ExportError> {
+        const PAGE: usize = 100;
+        let (mut query, mut written) = (query.clone(), 0);
+        loop {
+            let page = self.dead_letters(&query, PAGE).await?;
+            for letter in &page {
+                writeln!(out, "{}", letter.to_json_line())?;
+            }
+            written += page.len() as u64;
+            match page.last() {
+                Some(last) if page.len() == PAGE => query = query.after(last),
+                _ => return Ok(written),
+            }
+        }
+    }
 
     /// The dead letters that `query` means, grouped by subscription and error (F6).
     ///

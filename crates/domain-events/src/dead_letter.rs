@@ -44,6 +44,8 @@ impl DeadLetterReason {
 /// A delivery given up, kept for a person.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
+    /// Its number in the order in which letters were kept, from 1; zero as long as it is not.
+    pub number: u64,
     /// The name of the subscription.
     pub subscription: Arc<str>,
     /// The event, whole, with its raw payload.
@@ -72,7 +74,7 @@ impl DeadLetter {
     }
 }
 
-/// Two letters are equal where everything is but, perhaps, what their events hold.
+/// Two letters are equal where everything is but, perhaps, their numbers and what their events hold.
 impl PartialEq for DeadLetter {
     fn eq(&self, other: &Self) -> bool {
         let key = |it: &Self| {
@@ -106,6 +108,8 @@ pub struct DeadLetterQuery {
     pub error: Option<Arc<str>>,
     /// Those given up in this time, both ends included.
     pub dead_at: Option<RangeInclusive<Timestamp>>,
+    /// Those with a greater number than this.
+    pub after: u64,
 }
 
 impl DeadLetterQuery {
@@ -165,6 +169,13 @@ impl DeadLetterQuery {
         }
     }
 
+    /// Those that were kept after this one, for the next page of a list.
+    #[must_use]
+    pub fn after(self, letter: &DeadLetter) -> Self {
+        let after = letter.number;
+        Self { after, ..self }
+    }
+
     /// Whether `letter` is meant.
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         let DeadLetter { event, error, .. } = letter;
@@ -178,6 +189,7 @@ impl DeadLetterQuery {
             && is(&self.error, error)
             && aggregate.is_none_or(|wanted| wanted == event.aggregate())
             && times.is_none_or(|times| times.contains(&letter.dead_at))
+            && (self.after == 0 || letter.number > self.after)
     }
 }
 
@@ -257,6 +269,7 @@ mod tests {
             Box::default(),
         );
         DeadLetter {
+            number: dead_at as u64,
             subscription: subscription.into(),
             event: Arc::new(event),
             reason: DeadLetterReason::Permanent,
@@ -273,6 +286,7 @@ mod tests {
         let time = |from, to| Timestamp::from_micros(from)..=Timestamp::from_micros(to);
         let meant = [
             DeadLetterQuery::all(),
+            DeadLetterQuery::all().after(&letter("mail", "o-1", "bounced", 4)),
             DeadLetterQuery::of("mail").event_type("shop.placed"),
             DeadLetterQuery::all().aggregate(AggregateRef::new("order", "o-1")),
             DeadLetterQuery::of("mail").event(one.event_id()),
@@ -287,6 +301,7 @@ mod tests {
             DeadLetterQuery::of("mail").error("bounce"),
             DeadLetterQuery::of("mail").event(EventId::new()),
             DeadLetterQuery::of("mail").dead_at(time(6, 9)),
+            DeadLetterQuery::of("mail").after(&one),
         ];
         assert!(meant.iter().all(|query| query.matches(&one)));
         assert!(!not_meant.iter().any(|query| query.matches(&one)));

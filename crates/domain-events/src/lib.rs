@@ -97,6 +97,9 @@ pub use deliveries::{
 mod dead_letter;
 pub use dead_letter::{DeadLetter, DeadLetterGroup, DeadLetterQuery, DeadLetterReason};
 
+mod export;
+pub use export::ExportError;
+
 mod processing;
 pub use processing::{AttemptResult, ProcessingLog, ProcessingOutcome};
 

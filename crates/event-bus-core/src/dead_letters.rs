@@ -33,6 +33,8 @@ pub(crate) struct DeadLetters {
     limit: usize,
     kept: VecDeque<Kept>,
     evicted: u64,
+    /// How many were ever kept.
+    numbers: u64,
 }
 
 /// A dead letter in memory.
@@ -48,11 +50,14 @@ impl DeadLetters {
             limit,
             kept: VecDeque::new(),
             evicted: 0,
+            numbers: 0,
         }
     }
 
     /// Keeps one more. Returns the oldest one where there was no room for both.
-    fn keep(&mut self, kept: Kept) -> Option<Kept> {
+    fn keep(&mut self, mut kept: Kept) -> Option<Kept> {
+        self.numbers += 1;
+        kept.letter.number = self.numbers;
         self.kept.push_back(kept);
         let evicted = (self.kept.len() > self.limit).then(|| self.kept.pop_front());
         self.evicted += u64::from(evicted.is_some());

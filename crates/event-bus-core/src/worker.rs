@@ -242,6 +242,7 @@ pub(crate) fn dead_letter(
     error: String,
 ) -> DeadLetter {
     DeadLetter {
+        number: 0,
         subscription: Arc::clone(subscribed.name()),
         event: Arc::clone(envelope),
         reason,

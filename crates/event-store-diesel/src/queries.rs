@@ -1212,6 +1212,7 @@ fn open_letter(subscription: i64, at: i64) -> _ {
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = de_dead_letters)]
 pub(crate) struct DeadLetterRow {
+    pub(crate) dead_letter_id: i64,
     pub(crate) position: i64,
     pub(crate) reason: String,
     pub(crate) attempts: i64,
@@ -1345,6 +1346,9 @@ impl<'a> LetterFilter<'a> {
         if let Some(times) = &query.dead_at {
             let (first, last) = (times.start().as_micros(), times.end().as_micros());
             letters = letters.filter(de_dead_letters::dead_at.between(first, last));
+        }
+        if query.after > 0 {
+            letters = letters.filter(de_dead_letters::dead_letter_id.gt(signed(query.after)));
         }
         let events = || de_events::table.select(de_events::position);
         if let Some(event) = &query.event {

@@ -256,6 +256,7 @@ impl Session {
         let event = event.ok_or_else(|| broken("a dead letter without its event"))?;
         let reason = DeadLetterReason::parse(&row.reason);
         Ok(DeadLetter {
+            number: unsigned(row.dead_letter_id),
             subscription: subscription.into(),
             event: Arc::new(event),
             reason: reason.ok_or_else(|| broken("a dead letter without a known reason"))?,

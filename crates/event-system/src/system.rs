@@ -1,12 +1,12 @@
 //! A running system.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use domain_events::{
-    BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId, Health,
-    LetterError, NewEvent, PlaceError, ProcessingOutcome, Pruned, PublishError, Receipt, Retention,
-    StartFrom, StopError, StopReport, StoreError, StoredSubscription, SubscribeError, Subscription,
-    SubscriptionGuard, WaitError,
+    BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId, ExportError,
+    Health, LetterError, NewEvent, PlaceError, ProcessingOutcome, Pruned, PublishError, Receipt,
+    Retention, StartFrom, StopError, StopReport, StoreError, StoredSubscription, SubscribeError,
+    Subscription, SubscriptionGuard, WaitError,
 };
 use event_bus_core::InMemoryEventBus;
 use event_store_diesel::SqliteEventStore;
@@ -170,6 +170,19 @@ impl EventSystem {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.bus.dead_letters(query, limit).await
+    }
+
+    /// Writes the dead letters that `query` means to `out`, oldest first, a line of JSON each (F6).
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// When the store cannot be read or `out` not be written to; some of the letters are written then.
+    pub async fn export_dead_letters(
+        &self,
+        query: &DeadLetterQuery,
+        out: &mut (dyn Write + Send),
+    ) -> Result<u64, ExportError> {
+        self.bus.export_dead_letters(query, out).await
     }
 
     /// The dead letters that `query` means, grouped by subscription and error (F6).

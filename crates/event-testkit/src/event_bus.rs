@@ -347,6 +347,7 @@ macro_rules! event_bus_conformance {
                 a_processing_log_keeps_failed_attempts;
             grouping:
                 f6_letters_are_found_and_grouped
+                f6_letters_are_exported
                 f6_a_group_is_replayed_or_discarded_as_one
                 f6_all_are_replayed_or_none;
             life_cycle:

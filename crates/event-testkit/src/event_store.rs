@@ -115,6 +115,7 @@ macro_rules! event_store_conformance {
             f5_a_parked_aggregate_is_kept
             f6_a_letter_that_is_replayed_waits
             f6_a_discarded_letter_is_gone
+            f6_letters_are_listed_in_pages
             f6_letters_are_grouped_and_found_by_event
             d8_a_former_name_becomes_the_new_one
             d8_every_name_is_told_with_its_lag

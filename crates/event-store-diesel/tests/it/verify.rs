@@ -38,6 +38,7 @@ async fn dead(store: &SqliteEventStore, position: u64) -> DeadLetter {
     let after = Position::new(position - 1);
     let event = store.read_log(after, 1).await.unwrap().remove(0);
     DeadLetter {
+        number: 0,
         subscription: "one".into(),
         event: Arc::new(event),
         reason: DeadLetterReason::Permanent,

@@ -84,6 +84,53 @@ pub async fn f6_letters_are_found_and_grouped(harness: &dyn BusHarness) {
     );
 }
 
+/// F6: all letters of a query are written, however many, a line of JSON each.
+pub async fn f6_letters_are_exported(harness: &dyn BusHarness) {
+    const LETTERS: u64 = 250;
+    let bus = harness.bus(500, 1);
+    let refuses = answering("refuses", &Journal::default(), |_, _| {
+        Err(HandlerError::permanent("two\nlines"))
+    });
+    let other = answering("other", &Journal::default(), |_, _| {
+        Err(HandlerError::permanent("other"))
+    });
+    started(&bus, [refuses, other]).await;
+    let events = (0..LETTERS).map(|number| noted("a", number)).collect();
+    bus.publish_all(events).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    let mut out = Vec::new();
+    let query = DeadLetterQuery::of("refuses");
+    let written = bus.export_dead_letters(&query, &mut out).await.unwrap();
+    let lines = String::from_utf8(out).unwrap();
+    let letters: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!((written, letters.len() as u64), (LETTERS, LETTERS));
+    for (number, letter) in (0..).zip(&letters) {
+        assert_eq!(letter["subscription"], "refuses");
+        assert_eq!(letter["error"], "two\nlines");
+        let payload: Noted = serde_json::from_value(letter["payload"].clone()).unwrap();
+        assert_eq!(payload.number, number);
+    }
+
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let failed = bus.export_dead_letters(&query, &mut Full).await;
+    assert!(
+        matches!(failed, Err(domain_events::ExportError::Write(_))),
+        "{failed:?}"
+    );
+}
+
 /// F6: a group, or all, are replayed in order or discarded in one step.
 pub async fn f6_a_group_is_replayed_or_discarded_as_one(harness: &dyn BusHarness) {
     let bus = harness.bus(100, 1);

@@ -250,6 +250,7 @@ pub(super) async fn dead(store: &impl Store, subscription: &str, position: u64) 
     let after = Position::new(position - 1);
     let event = store.read_log(after, 1).await.unwrap().remove(0);
     DeadLetter {
+        number: 0,
         subscription: subscription.into(),
         event: Arc::new(event),
         reason: DeadLetterReason::AttemptsExhausted,

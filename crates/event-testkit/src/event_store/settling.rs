@@ -115,6 +115,42 @@ pub async fn f6_a_discarded_letter_is_gone(store: &impl Store) {
     assert_eq!(parked.collect::<Vec<_>>(), [None, second]);
 }
 
+/// Page by page, whatever is settled and given up between two.
+pub async fn f6_letters_are_listed_in_pages(store: &impl Store) {
+    append_all(store, (0..5).map(|_| noted("a", ""))).await;
+    let one = begin(store, &["one"]).await.subscriptions[0].id;
+    for position in 1..=4 {
+        let letter = dead(store, "one", position).await;
+        let given_up = DeliveryChange::Dead(one, letter);
+        change(store, vec![given_up]).await.unwrap();
+    }
+    let positions = async |query: &DeadLetterQuery| {
+        let page = store.dead_letters(query, 2).await.unwrap();
+        let positions = page.iter().map(|it| it.position().map_or(0, Position::get));
+        (positions.collect::<Vec<_>>(), page.last().cloned())
+    };
+    let all = DeadLetterQuery::all();
+    let (first, last) = positions(&all).await;
+    assert_eq!(first, [1, 2]);
+    // The last of the page is delivered again, and dies again.
+    let replay = WaitingDelivery {
+        is_replay: true,
+        ..waiting(2, 0)
+    };
+    let letter = dead(store, "one", 2).await;
+    let changes = vec![
+        DeliveryChange::Replayed(one, replay),
+        DeliveryChange::Dead(one, letter),
+    ];
+    change(store, changes).await.unwrap();
+    let mut query = all.after(&last.unwrap());
+    for expected in [&[3, 4][..], &[2], &[]] {
+        let (page, last) = positions(&query).await;
+        assert_eq!(page, expected);
+        query = last.map_or(query.clone(), |last| query.after(&last));
+    }
+}
+
 /// By subscription and error, in the order of their first letters.
 pub async fn f6_letters_are_grouped_and_found_by_event(store: &impl Store) {
     append_all(store, ["a", "b", "c"].map(|id| noted(id, ""))).await;

@@ -20,6 +20,8 @@ use super::log::{Log, Row};
 pub(super) struct Deliveries {
     subscriptions: Vec<Subscription>,
     dead_letters: Vec<DeadLetter>,
+    /// How many letters were ever kept.
+    letters: u64,
     processed: VecDeque<ProcessingOutcome>,
     /// Whether a run has begun and not ended.
     is_running: bool,
@@ -394,8 +396,11 @@ impl Deliveries {
     }
 
     fn bury(&mut self, id: SubscriptionId, letter: DeadLetter) {
+        self.letters += 1;
+        let number = self.letters;
         let subscription = self.of(id);
         let letter = DeadLetter {
+            number,
             subscription: Arc::clone(&subscription.name),
             ..letter
         };
@@ -406,7 +411,10 @@ impl Deliveries {
             it.subscription == letter.subscription && it.position() == letter.position()
         };
         match self.dead_letters.iter_mut().find(of_delivery) {
-            Some(earlier) => *earlier = letter,
+            Some(earlier) => {
+                let number = earlier.number;
+                *earlier = DeadLetter { number, ..letter };
+            }
             None => self.dead_letters.push(letter),
         }
     }

@@ -105,7 +105,9 @@ fn a_stop_in_the_moment_of_a_time_out_leaves_a_dead_letter_or_none() {
             .stopped(report)
             .is_allowed();
     }
-    ended().note(Observed::Letters(0, vec![1])).is_refused_by("F6");
+    ended()
+        .note(Observed::Letters(0, vec![1]))
+        .is_refused_by("F6");
 }
 
 #[test]
