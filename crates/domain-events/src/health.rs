@@ -74,6 +74,11 @@ pub enum HealthReason {
     },
     /// The store is at fault, be it that its disk is full: progress is not saved, or the log not read.
     Store(StoreTrouble),
+    /// The write-ahead log of the store has grown: a reader keeps it from being used again.
+    WriteAheadLog {
+        /// How many bytes it takes.
+        bytes: u64,
+    },
 }
 
 /// From when on a figure speaks against a bus.
@@ -85,6 +90,8 @@ pub struct HealthLimits {
     pub lag: Duration,
     /// For how long a dead letter is told of; ten minutes unless set.
     pub dead_letters: Duration,
+    /// How many bytes the write-ahead log of a store may take; 256 MiB unless set.
+    pub write_ahead_log: u64,
 }
 
 impl Default for HealthLimits {
@@ -93,6 +100,26 @@ impl Default for HealthLimits {
             utilization: 0.8,
             lag: Duration::from_secs(60),
             dead_letters: Duration::from_secs(600),
+            write_ahead_log: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl Health {
+    /// The same, with what is said of the store whose write-ahead log takes so many bytes.
+    #[must_use]
+    pub fn with_write_ahead_log(self, bytes: u64, limits: &HealthLimits) -> Self {
+        if bytes <= limits.write_ahead_log {
+            return self;
+        }
+        let reason = HealthReason::WriteAheadLog { bytes };
+        match self {
+            Self::Healthy => Self::Degraded(vec![reason]),
+            Self::Degraded(mut reasons) => {
+                reasons.push(reason);
+                Self::Degraded(reasons)
+            }
+            Self::Stopped => Self::Stopped,
         }
     }
 }
@@ -191,6 +218,10 @@ impl fmt::Display for HealthReason {
             Self::Store(StoreTrouble { error, age, .. }) => {
                 write!(f, "the store has been at fault for {age:.1?}: {error}")
             }
+            Self::WriteAheadLog { bytes } => {
+                let mebibytes = bytes / (1024 * 1024);
+                write!(f, "the write-ahead log has grown to {mebibytes} MiB")
+            }
             Self::NearlyFull {
                 pipeline,
                 taken,
@@ -272,6 +303,24 @@ mod tests {
         assert_eq!(told(&statistics), "healthy");
         statistics.running = false;
         assert_eq!(told(&statistics), "stopped");
+    }
+
+    #[test]
+    fn n3_a_write_ahead_log_may_grow_so_far() {
+        let limits = HealthLimits::default();
+        let told = |health: Health, bytes| health.with_write_ahead_log(bytes, &limits).to_string();
+        let many = limits.write_ahead_log + 1;
+        let grown = "the write-ahead log has grown to 256 MiB";
+        assert_eq!(told(Health::Healthy, many - 1), "healthy");
+        assert_eq!(told(Health::Healthy, many), format!("degraded: {grown}"));
+        assert_eq!(told(Health::Stopped, many), "stopped");
+        let trips = HealthReason::Tripped {
+            subscription: "mail".into(),
+        };
+        assert_eq!(
+            told(Health::Degraded(vec![trips]), many),
+            format!("degraded: the circuit breaker of mail has tripped; {grown}")
+        );
     }
 
     #[test]

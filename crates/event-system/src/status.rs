@@ -26,13 +26,22 @@ impl SystemStatus {
     pub(crate) fn of(statistics: &BusStatistics, store: Option<&SqliteEventStore>) -> Self {
         Self {
             running: statistics.running,
-            health: statistics.health(&HealthLimits::default()),
+            health: health(statistics, store),
             file: store.and_then(SqliteEventStore::path).map(Into::into),
             durable: store.is_some(),
             behind: statistics.lag,
             statistics: statistics.clone(),
         }
     }
+}
+
+/// Whether bus and store are well.
+pub(crate) fn health(statistics: &BusStatistics, store: Option<&SqliteEventStore>) -> Health {
+    let limits = HealthLimits::default();
+    let bytes = store.map_or(0, SqliteEventStore::write_ahead_log_bytes);
+    statistics
+        .health(&limits)
+        .with_write_ahead_log(bytes, &limits)
 }
 
 impl fmt::Display for SystemStatus {

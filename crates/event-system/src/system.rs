@@ -11,7 +11,7 @@ use domain_events::{
 use event_bus_core::InMemoryEventBus;
 use event_store_diesel::SqliteEventStore;
 
-use crate::{EventSystemBuilder, SystemStatus};
+use crate::{EventSystemBuilder, SystemStatus, status};
 
 /// A running system: a bus, and the store behind it where there is one. A cheap clone.
 #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ impl EventSystem {
 
     /// Whether the system is well at this moment, and if not, why (N3).
     pub fn health(&self) -> Health {
-        self.bus.health()
+        status::health(&self.bus.statistics(), self.store.as_deref())
     }
 
     /// The counters of the bus at this moment.

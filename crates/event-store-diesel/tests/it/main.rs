@@ -17,5 +17,6 @@ mod reading_tools;
 mod refusal;
 mod rows;
 mod samples;
+mod size;
 mod support;
 mod verify;
