@@ -13,14 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use domain_events::{
-    Append, EventBus, EventStore, ExpectedVersion, NewEvent, Position, StartFrom, Subscription,
+    Append, EventBus, EventStore, ExpectedVersion, NewEvent, Position, RetryPolicy, StartFrom,
+    Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
 use tempfile::TempDir;
 
 use crate::{
-    events::{Ledger, Measured, batches, events},
+    events::{Fails, Ledger, Measured, batches, events},
     measure::{Figure, Scale, compare, limit, rate},
     memory::{on_runtime, stopped},
     process, reference,
@@ -40,13 +41,13 @@ pub(crate) fn one(scale: Scale) -> Result<Vec<Figure>> {
         let ledger = Ledger::new(AGGREGATES);
         let folder = folder()?;
         on_runtime(async move {
-            let durable = Durable::start(folder.path(), 2, ledger.subscription("one")).await?;
+            let durable = Durable::start(folder.path(), 2, [ledger.subscription("one")]).await?;
             let start = Instant::now();
             for event in events(count, AGGREGATES) {
                 durable.bus.publish(event.into()).await?;
             }
             let rate = rate(count, start);
-            durable.finish(&ledger, count).await?;
+            durable.finish(&[ledger], count).await?;
             Ok(rate)
         })
     };
@@ -73,7 +74,7 @@ pub(crate) fn concurrent(scale: Scale) -> Result<Vec<Figure>> {
         let folder = folder()?;
         on_runtime(async move {
             let durable =
-                Durable::start(folder.path(), 2, ledger.subscription("concurrent")).await?;
+                Durable::start(folder.path(), 2, [ledger.subscription("concurrent")]).await?;
             let start = Instant::now();
             let publishers = publishers(count)
                 .into_iter()
@@ -83,7 +84,7 @@ pub(crate) fn concurrent(scale: Scale) -> Result<Vec<Figure>> {
             }
             durable.bus.wait_idle().await?;
             let rate = rate(count, start);
-            durable.finish(&ledger, count).await?;
+            durable.finish(&[ledger], count).await?;
             Ok(rate)
         })
     };
@@ -100,16 +101,7 @@ pub(crate) fn concurrent(scale: Scale) -> Result<Vec<Figure>> {
 /// Batches of 1,000, to handled and saved, against bare commits of 1,000.
 pub(crate) fn batch(scale: Scale) -> Result<Vec<Figure>> {
     let count = scale.of(200_000);
-    let subject = || {
-        let ledger = Ledger::new(AGGREGATES);
-        let folder = folder()?;
-        on_runtime(async move {
-            let durable = Durable::start(folder.path(), 2, ledger.subscription("batch")).await?;
-            let time = published_in_batches(&*durable.bus, count).await?;
-            durable.finish(&ledger, count).await?;
-            Ok(count as f64 / time.as_secs_f64())
-        })
-    };
+    let subject = || in_batches(count, 1, Fails::Never);
     let reference = || {
         let events: Vec<_> = events(count, AGGREGATES).collect();
         reference::commits(&folder()?.path().join("plain.db"), &events, BATCH)
@@ -123,6 +115,45 @@ pub(crate) fn batch(scale: Scale) -> Result<Vec<Figure>> {
     )?])
 }
 
+/// The same for eight subscriptions, against one.
+pub(crate) fn subscriptions(scale: Scale) -> Result<Vec<Figure>> {
+    let count = scale.of(200_000);
+    let subject = || in_batches(count, 8, Fails::Never);
+    let reference = || in_batches(count, 1, Fails::Never);
+    let figure = compare("durable/subscriptions", scale, 0.7, subject, reference)?;
+    Ok(vec![figure])
+}
+
+/// The same where every first attempt fails and the second succeeds, against none that fails.
+pub(crate) fn failing(scale: Scale) -> Result<Vec<Figure>> {
+    let count = scale.of(200_000);
+    let subject = || in_batches(count, 1, Fails::FirstAttempts);
+    let reference = || in_batches(count, 1, Fails::Never);
+    let figure = compare("durable/failing", scale, 0.2, subject, reference)?;
+    Ok(vec![figure])
+}
+
+/// Events a second in batches of 1,000, to handled by each subscription and saved.
+fn in_batches(count: usize, subscriptions: usize, fails: Fails) -> Result<f64> {
+    let ledgers: Vec<_> = (0..subscriptions)
+        .map(|_| Ledger::failing(AGGREGATES, fails))
+        .collect();
+    let folder = folder()?;
+    on_runtime(async move {
+        // What is retried is retried soon: what is measured is the way there and back.
+        let retry = RetryPolicy::exponential().base(Duration::from_millis(1));
+        let named = |(number, ledger): (usize, &Ledger)| {
+            let subscription = ledger.subscription(&format!("subscription {number}"));
+            subscription.retry(retry.clone())
+        };
+        let named: Vec<_> = ledgers.iter().enumerate().map(named).collect();
+        let durable = Durable::start(folder.path(), 2, named).await?;
+        let time = published_in_batches(&*durable.bus, count).await?;
+        durable.finish(&ledgers, count).await?;
+        Ok(count as f64 / time.as_secs_f64())
+    })
+}
+
 /// 1,000 events as one batch, four workers: what the reference system takes 2,040 ms for.
 pub(crate) fn reference_1000(scale: Scale) -> Result<Vec<Figure>> {
     let subject = || {
@@ -130,9 +161,9 @@ pub(crate) fn reference_1000(scale: Scale) -> Result<Vec<Figure>> {
         let folder = folder()?;
         on_runtime(async move {
             let durable =
-                Durable::start(folder.path(), 4, ledger.subscription("reference")).await?;
+                Durable::start(folder.path(), 4, [ledger.subscription("reference")]).await?;
             let time = published_in_batches(&*durable.bus, 1_000).await?;
-            durable.finish(&ledger, 1_000).await?;
+            durable.finish(&[ledger], 1_000).await?;
             Ok(time.as_secs_f64() * 1_000.0)
         })
     };
@@ -204,7 +235,7 @@ async fn recover(folder: PathBuf, name: String, count: usize) -> Result<Recovery
 
     let start = Instant::now();
     let subscription = ledger.subscription(&name).start_from(StartFrom::Beginning);
-    let durable = Durable::start(&folder, 2, subscription).await?;
+    let durable = Durable::start(&folder, 2, [subscription]).await?;
     durable.bus.wait_idle().await?;
     let rate = rate(count, start);
 
@@ -214,7 +245,7 @@ async fn recover(folder: PathBuf, name: String, count: usize) -> Result<Recovery
         .first()
         .context("no event was handled")?
         .duration_since(start);
-    durable.finish(&ledger, count).await?;
+    durable.finish(&[ledger], count).await?;
     Ok(Recovery { rate, first, grown })
 }
 
@@ -282,11 +313,11 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    /// Opens the store in `folder` and starts a bus with one subscription.
+    /// Opens the store in `folder` and starts a bus with these subscriptions.
     pub(crate) async fn start(
         folder: &Path,
         workers: usize,
-        subscription: Subscription,
+        subscriptions: impl IntoIterator<Item = Subscription>,
     ) -> Result<Self> {
         let store = open(&folder.join(FILE))?;
         let config = BusConfig {
@@ -294,17 +325,19 @@ impl Durable {
             ..BusConfig::default()
         };
         let bus = Arc::new(InMemoryEventBus::with_store(config, Arc::clone(&store))?);
-        bus.subscribe(subscription).await?;
+        for subscription in subscriptions {
+            bus.subscribe(subscription).await?;
+        }
         bus.start().await?;
         Ok(Self { bus, store })
     }
 
     /// Checks what was handled and that nothing is left, and closes the file.
-    pub(crate) async fn finish(self, ledger: &Ledger, count: usize) -> Result<()> {
+    pub(crate) async fn finish(self, ledgers: &[Ledger], count: usize) -> Result<()> {
         self.bus.wait_idle().await?;
         stopped(&*self.bus).await?;
         self.store.close().await;
-        ledger.check(count)
+        ledgers.iter().try_for_each(|ledger| ledger.check(count))
     }
 }
 

@@ -64,21 +64,30 @@ struct Inner {
     last: Vec<AtomicU64>,
     wrong: AtomicU64,
     first: OnceLock<Instant>,
-    /// The aggregate whose events always fail.
-    failing: Option<usize>,
+    fails: Fails,
+}
+
+/// What a ledger refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fails {
+    Never,
+    /// The events of this aggregate, always.
+    Aggregate(usize),
+    /// The first attempt of every event.
+    FirstAttempts,
 }
 
 impl Ledger {
     pub(crate) fn new(aggregates: usize) -> Self {
-        Self::with_failing(aggregates, None)
+        Self::failing(aggregates, Fails::Never)
     }
 
-    pub(crate) fn with_failing(aggregates: usize, failing: Option<usize>) -> Self {
+    pub(crate) fn failing(aggregates: usize, fails: Fails) -> Self {
         Self(Arc::new(Inner {
             last: (0..aggregates).map(|_| AtomicU64::new(0)).collect(),
             wrong: AtomicU64::new(0),
             first: OnceLock::new(),
-            failing,
+            fails,
         }))
     }
 
@@ -114,9 +123,14 @@ impl Ledger {
 }
 
 impl EventHandler<Measured> for Ledger {
-    async fn handle(&self, event: Event<Measured>, _: HandlerContext) -> Result<(), HandlerError> {
-        if self.0.failing == Some(event.slot) {
-            return Err(HandlerError::transient("this aggregate always fails"));
+    async fn handle(&self, event: Event<Measured>, cx: HandlerContext) -> Result<(), HandlerError> {
+        let fails = match self.0.fails {
+            Fails::Never => false,
+            Fails::Aggregate(slot) => slot == event.slot,
+            Fails::FirstAttempts => cx.attempt() == 1,
+        };
+        if fails {
+            return Err(HandlerError::transient("as it was told to"));
         }
         let before = self.0.last[event.slot].swap(event.number, Relaxed);
         if before + 1 != event.number {

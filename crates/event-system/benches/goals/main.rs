@@ -43,6 +43,8 @@ const GOALS: &[(&str, Measure)] = &[
     ("durable/one", durable::one),
     ("durable/concurrent", durable::concurrent),
     ("durable/batch", durable::batch),
+    ("durable/subscriptions", durable::subscriptions),
+    ("durable/failing", durable::failing),
     ("read/history", read::history),
     ("read/scan", read::scan),
     ("recovery/backlog", durable::backlog),

@@ -11,7 +11,7 @@ use event_bus_core::{BusConfig, InMemoryEventBus};
 use tokio::runtime::Builder;
 
 use crate::{
-    events::{Ledger, Measured, batches, events},
+    events::{Fails, Ledger, Measured, batches, events},
     measure::{Figure, Scale, compare, rate},
     process, reference,
 };
@@ -137,7 +137,7 @@ pub(crate) async fn all_handled(
 }
 
 fn others(count: usize, failing: Option<usize>) -> Result<f64> {
-    let ledger = Ledger::with_failing(AGGREGATES, failing);
+    let ledger = Ledger::failing(AGGREGATES, failing.map_or(Fails::Never, Fails::Aggregate));
     let expected = failing.map_or(count, |_| count - count / AGGREGATES);
     on_runtime(async move {
         let bus = started(CAPACITY, 2, [ledger.subscription("others")]).await?;

@@ -21,9 +21,9 @@ pub(crate) fn start_empty(scale: Scale) -> Result<Vec<Figure>> {
         on_runtime(async move {
             let ledger = Ledger::new(1);
             let start = Instant::now();
-            let durable = Durable::start(&path, 8, ledger.subscription("empty")).await?;
+            let durable = Durable::start(&path, 8, [ledger.subscription("empty")]).await?;
             let time = start.elapsed();
-            durable.finish(&ledger, 0).await?;
+            durable.finish(&[ledger], 0).await?;
             Ok(time.as_secs_f64() * 1_000.0)
         })
     };
@@ -38,7 +38,7 @@ pub(crate) fn idle_cpu(scale: Scale) -> Result<Vec<Figure>> {
     let rest = Duration::from_secs(if scale.quick { 2 } else { 10 });
     let used = on_runtime(async move {
         let ledger = Ledger::new(1);
-        let durable = Durable::start(folder.path(), 16, ledger.subscription("idle")).await?;
+        let durable = Durable::start(folder.path(), 16, [ledger.subscription("idle")]).await?;
         // Whatever is set up at the first event is not rest.
         for event in events(10, 1) {
             durable.bus.publish(event.into()).await?;
@@ -48,7 +48,7 @@ pub(crate) fn idle_cpu(scale: Scale) -> Result<Vec<Figure>> {
         let before = process::cpu_time()?;
         tokio::time::sleep(rest).await;
         let used = process::cpu_time()?.saturating_sub(before);
-        durable.finish(&ledger, 10).await?;
+        durable.finish(&[ledger], 10).await?;
         Ok(used)
     })?;
     let of_ten_seconds = used.as_secs_f64() * 1_000.0 * 10.0 / rest.as_secs_f64();
