@@ -37,9 +37,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Kills a system again and again, and holds it to what it had promised; `--strict` lets nothing pass.
+    /// Kills a system again and again, and holds it to what it had promised.
     Crash {
-        /// `--runs 200`, `--seed` of the first one, `--jobs`, `--strict`.
+        /// `--runs 200`, `--seed` of the first one, `--jobs`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

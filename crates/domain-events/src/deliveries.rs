@@ -35,7 +35,8 @@ impl SubscriptionId {
 pub struct Progress {
     /// The last position that was looked at.
     pub through: Position,
-    /// Positions up to `through` that are still to be finished, ascending.
+    /// Positions up to `through` that are still to be finished, ascending. One whose aggregate is blocked
+    /// is blocked, whether or not it is among them: it may not have been read again since it was.
     pub unfinished: Vec<Position>,
 }
 

@@ -128,19 +128,21 @@ impl Leaving {
         Some(DeliveryChange::Progressed(self.subscribed().id?, progress))
     }
 
-    /// What is neither finished nor covered by a row: what is left to the log leaves what is behind it
-    /// in its aggregate, too.
+    /// What is neither finished nor covered by a row: where the order is per aggregate, what is left to
+    /// the log leaves what is behind it in its aggregate, too.
     fn unfinished(&self) -> Vec<Position> {
         let mut unfinished = Vec::new();
         let mut blocked: Vec<&AggregateRef> = Vec::new();
-        let policy = self.subscribed().subscription.after_dead_letter();
+        let subscription = &self.subscribed().subscription;
+        let blocks = subscription.order() == domain_events::Ordering::PerAggregate;
+        let policy = subscription.after_dead_letter();
         let parks = policy == FailurePolicy::ParkAggregate;
         for record in &self.open {
             let aggregate = record.envelope.aggregate();
             let target = record.target(self.subscribed());
             let is =
                 |stands: fn(&Record, usize) -> bool| target.is_some_and(|it| stands(record, it));
-            if is(Record::is_left) || parks && is(Record::is_dead) {
+            if blocks && is(Record::is_left) || parks && is(Record::is_dead) {
                 blocked.push(aggregate);
             }
             // What workers have met since it went, and not delivered, is not finished either.

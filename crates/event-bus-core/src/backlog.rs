@@ -220,8 +220,18 @@ impl State {
             self.unsaved.change([row], None);
             after.saver = true;
         }
+        let covered = ended.covered(std::iter::empty());
         if let Behind::Memory(behind) = ended.behind {
             for record in behind {
+                let has_row = record
+                    .envelope
+                    .position()
+                    .is_some_and(|it| covered.contains(&it));
+                if let Some(target) = record.target(subscribed).filter(|_| has_row) {
+                    self.leave(subscribed.pipeline, &record, target, after);
+                    after.told.push(record);
+                    continue;
+                }
                 if let Some(target) = record.target(subscribed)
                     && record.resolve(target, DeliveryOutcome::Stopped)
                 {

@@ -32,7 +32,7 @@ use crate::{
 ///
 /// Dropping a running bus only signals its tasks (L2); [`stop`](EventBus::stop) it.
 pub struct InMemoryEventBus {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     planned: Arc<Mutex<Planned>>,
 }
 

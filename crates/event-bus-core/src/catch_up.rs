@@ -114,7 +114,7 @@ impl State {
         id: PipelineId,
         after: &mut After,
     ) -> Option<Place> {
-        if self.is_closed {
+        if self.is_stopping || self.is_closed {
             return None;
         }
         let pipeline = self.pipelines.get_mut(id)?;
@@ -237,8 +237,48 @@ async fn hand_over(engine: &Arc<Engine>, pipeline: PipelineId, page: Vec<EventEn
             Next::Other => return,
             // Wait for one place, in turn, and give it back for the step that uses it.
             Next::NoRoom => {
-                drop(wait_for_places(engine, pipeline, 1, Wanted::Places, NoRoom::Wait).await);
+                let room = wait_for_places(engine, pipeline, 1, Wanted::Places, NoRoom::Wait).await;
+                // The bus is stopping, and what is left in the log is for the next run.
+                if room.is_err() {
+                    return;
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use domain_events::{EventBus, EventEnvelope, Subscription};
+    use event_testkit::{event_store::noted, memory_store::MemoryStore};
+    use tokio::task::yield_now;
+
+    use crate::{BusConfig, InMemoryEventBus, state::State};
+
+    /// The reader must not ask for room again and again, on a thread that it gives to nobody.
+    #[tokio::test]
+    async fn l2_a_reader_that_waits_for_room_ends_with_the_bus() {
+        let store = Arc::new(MemoryStore::new());
+        let bus = InMemoryEventBus::with_store(BusConfig::default(), store).unwrap();
+        let hangs = Subscription::to_all("hangs", |_: Arc<EventEnvelope>, _| async {
+            std::future::pending().await
+        });
+        bus.subscribe(hangs.isolated(1).capacity(1)).await.unwrap();
+        bus.start().await.unwrap();
+        for _ in 0..3 {
+            bus.publish(noted("a", "")).await.unwrap();
+        }
+        let engine = &bus.engine;
+        let waits = || engine.step(|state, _| state.waiters.iter_mut().next().is_some());
+        while !waits() {
+            yield_now().await;
+        }
+        engine.step(State::stop_entering);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(!waits());
     }
 }

@@ -71,10 +71,10 @@ impl Pipeline {
         self.cursor.is_some() && self.mailboxes.is_per_aggregate()
     }
 
-    /// Whether nothing is queued, running, waiting for a retry or behind (L3).
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Whether nothing is behind in the log.
+    pub(crate) fn is_caught_up(&self) -> bool {
         let caught_up = |cursor: &Cursor| cursor.live && cursor.through >= cursor.head;
-        self.mailboxes.is_idle() && self.cursor.as_ref().is_none_or(caught_up)
+        self.cursor.as_ref().is_none_or(caught_up)
     }
 }
 

@@ -150,10 +150,16 @@ impl State {
 
     /// Whether nothing is queued, running, waiting or behind, and all is saved (L3).
     pub(crate) fn is_idle(&self) -> bool {
-        self.pipelines
-            .iter()
-            .all(|(_, pipeline)| pipeline.is_idle())
+        let mut pipelines = self.pipelines.iter();
+        pipelines
+            .all(|(id, it)| it.mailboxes.is_idle() && (it.is_caught_up() || self.is_paused(id)))
             && self.unsaved.is_saved()
+    }
+
+    /// Whether nobody in a pipeline is given anything: it may have no room to take up what is behind.
+    fn is_paused(&self, id: PipelineId) -> bool {
+        let mut members = self.subscriptions.of(id).peekable();
+        members.peek().is_some() && members.all(|it| it.subscribed.is_paused())
     }
 
     /// Whether nothing runs or could run at once; on a volatile bus, nothing could run later.

@@ -125,7 +125,7 @@ impl fmt::Display for Row {
 /// What a delivery can be, besides done: never two of them at once (R1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Listed in its subscription's progress.
+    /// Listed in its subscription's progress, and of an aggregate that is not blocked.
     Unfinished,
     /// Waiting for an attempt.
     Waiting,

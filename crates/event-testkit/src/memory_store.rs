@@ -367,6 +367,11 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn prune(&self, keep: Retention) -> Result<Pruned, StoreError> {
-        self.answer(|state| Ok(state.prune(keep))).await
+        let prune = |state: &mut State| {
+            let pruned = state.prune(keep);
+            state.tell(&Done::Pruned(pruned));
+            Ok(pruned)
+        };
+        self.answer(prune).await
     }
 }

@@ -1,16 +1,13 @@
-//! The progress of subscriptions: it can be read, and what is unfinished stands nowhere else.
+//! The progress of subscriptions: it can be read, and what is unfinished is in the log.
 
 use diesel::{QueryResult, SqliteConnection};
 use domain_events::PauseReason;
 
-use super::{
-    Check, PAGE, Page,
-    standings::{Delivery, Progress, Standings},
-};
+use super::{Check, PAGE, Page, standings::Progress};
 use crate::{
     queries::{self, SubscriptionRow},
     session::Session,
-    verification::{Row, Rule, Standing},
+    verification::{Row, Rule},
 };
 
 /// The subscriptions, each with its unfinished positions: a page has some of these.
@@ -75,22 +72,14 @@ fn check_unfinished(
     position: i64,
     page: &mut Page,
 ) -> QueryResult<()> {
-    let row = Row::Delivery {
-        subscription,
-        position,
-    };
-    let Some(aggregate) = queries::aggregate_at(conn, position)? else {
+    // That it does not wait and is not dead, the tables of those say; where its aggregate is blocked, it
+    // is blocked.
+    if queries::aggregate_at(conn, position)?.is_none() {
+        let row = Row::Delivery {
+            subscription,
+            position,
+        };
         page.find(Subscriptions::TABLE, row, Rule::NoEvent);
-        return Ok(());
-    };
-    let delivery = Delivery {
-        subscription,
-        position,
-        aggregate,
-    };
-    // That it does not wait and is not dead, the tables of those say.
-    if Standings::default().is(conn, delivery, Standing::Blocked)? {
-        page.find(Subscriptions::TABLE, row, Rule::Twice(Standing::Blocked));
     }
     Ok(())
 }

@@ -70,9 +70,12 @@ impl Standings {
             aggregate,
         } = delivery;
         Ok(match standing {
-            Standing::Unfinished => self
-                .progress(conn, subscription)?
-                .is_some_and(|it| it.unfinished.binary_search(&position).is_ok()),
+            Standing::Unfinished => {
+                let progress = self.progress(conn, subscription)?;
+                let is_listed =
+                    progress.is_some_and(|it| it.unfinished.binary_search(&position).is_ok());
+                is_listed && !self.is(conn, delivery, Standing::Blocked)?
+            }
             Standing::Waiting => queries::waits(conn, subscription, position)?.is_some(),
             Standing::Blocked => queries::blocked_from(conn, subscription, aggregate)?
                 .is_some_and(|from| position >= from),

@@ -1,6 +1,6 @@
 //! The events of a run, and who subscribes to them.
 
-use domain_events::DomainEvent;
+use domain_events::{AggregateRef, DomainEvent};
 use serde::{Deserialize, Serialize};
 
 /// An event with a number that no other one has.
@@ -41,8 +41,26 @@ pub(crate) const PAUSE: Who = 3;
 /// Handles several at a time.
 pub(crate) const BATCH: Who = 4;
 
+/// Has one order of all events.
+pub(crate) const TOTAL: Who = 5;
+/// Has no order.
+pub(crate) const NONE: Who = 6;
+
 /// The names of the subscriptions.
-pub(crate) const NAMES: [&str; 5] = ["skip", "park", "all", "pause", "batch"];
+pub(crate) const NAMES: [&str; 7] = ["skip", "park", "all", "pause", "batch", "total", "none"];
+
+/// A subscription, and those of its events that keep their order.
+pub(crate) type Lane = (Who, AggregateRef);
+
+/// The lane of a delivery.
+pub(crate) fn lane((who, position): (Who, u64), aggregate: &AggregateRef) -> Lane {
+    let lane = match who {
+        TOTAL => AggregateRef::new("order", "of all"),
+        NONE => AggregateRef::new("position", &position.to_string()),
+        _ => aggregate.clone(),
+    };
+    (who, lane)
+}
 
 /// So many attempts are made of a delivery.
 pub(crate) const ATTEMPTS: u32 = 3;

@@ -4,19 +4,20 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use domain_events::{
     Batch, BatchVerdicts, Event, EventEnvelope, FailurePolicy, HandlerContext, HandlerError,
-    NewEvent, Position, Priority, RetryPolicy, StartFrom, Subscription,
+    NewEvent, Ordering, Position, Priority, RetryPolicy, StartFrom, Subscription,
 };
 
 use crate::{
     events::{
-        ALL, ATTEMPTS, BATCH, Counted, DEADLY, Echoed, NAMES, PARK, PAUSE, SKIP, Who, is_echoed,
+        ALL, ATTEMPTS, BATCH, Counted, DEADLY, Echoed, NAMES, NONE, PARK, PAUSE, SKIP, TOTAL, Who,
+        is_echoed,
     },
     journal::{Delivery, Fact, How, Journal},
     plan::{End, Life},
@@ -51,6 +52,11 @@ impl Handlers {
             self.all().isolated(2).capacity(8),
             policy(counted(PAUSE), FailurePolicy::PauseSubscription),
             self.batched(),
+            counted(TOTAL)
+                .ordering(Ordering::Total)
+                .isolated(1)
+                .capacity(8),
+            counted(NONE).ordering(Ordering::None).isolated(2),
         ];
         let retry = || {
             RetryPolicy::exponential()
@@ -173,7 +179,7 @@ impl Handlers {
 
     /// Whether the life ends at this moment.
     fn is_end(&self, end: End) -> bool {
-        self.life.end == end && self.moments.fetch_add(1, Ordering::Relaxed) == self.life.nth
+        self.life.end == end && self.moments.fetch_add(1, Relaxed) == self.life.nth
     }
 
     /// Takes some time, or none.

@@ -1,16 +1,14 @@
 //! Who knows what was promised, and holds a file and a journal against it.
 
-mod fault;
 mod order;
 
 use std::collections::{HashMap, HashSet};
 
-use domain_events::{AggregateRef, DomainEvent};
+use domain_events::DomainEvent;
 
-pub(crate) use self::fault::{Fault, Gap};
 use self::order::Watch;
 use crate::{
-    events::{Counted, Echoed, NAMES, SKIP, is_echoed},
+    events::{Counted, Echoed, NAMES, NONE, SKIP, TOTAL, is_echoed},
     journal::{Delivery, Fact},
     snapshot::{Letter, Snapshot},
 };
@@ -23,6 +21,7 @@ pub(crate) struct Figures {
     pub(crate) repeats: u64,
     pub(crate) lost: u64,
     pub(crate) crashed: u64,
+    pub(crate) pruned: u64,
 }
 
 /// Judges the lives of a run, one after the other.
@@ -35,21 +34,20 @@ pub(crate) struct Judge {
     /// Deliveries that failed for good.
     died: HashSet<Delivery>,
     discarding: HashSet<Delivery>,
-    /// Where dead letters were replayed.
-    replayed: HashSet<Lane>,
     accepted: HashMap<u64, u64>,
     /// How many unclean ends may have found a delivery running, as far as that is recorded.
     found_running: HashMap<Delivery, u32>,
     aborts: u32,
     pub(crate) figures: Figures,
-    pub(crate) faults: Vec<Fault>,
+    /// Promises that were not kept.
+    pub(crate) faults: Vec<String>,
 }
 
 impl Judge {
     /// Judges a life by its facts, and by what it has left.
     pub(crate) fn life(&mut self, facts: &[Fact], after: Snapshot) {
         self.faults
-            .extend(after.found.findings.iter().map(Fault::from));
+            .extend(after.found.findings.iter().map(ToString::to_string));
         if !after.log.starts_with(&self.before.log) {
             self.faults.push("the log is not what it was".into());
         }
@@ -61,7 +59,6 @@ impl Judge {
         self.faults.extend(seen.faults);
         self.handled.extend(seen.handled);
         self.died.extend(seen.died);
-        self.replayed.extend(seen.replayed);
         let started = facts.iter().filter_map(|fact| match fact {
             Fact::Starting(delivery) => Some(*delivery),
             _ => None,
@@ -82,6 +79,7 @@ impl Judge {
         self.check_deliveries(&after);
         self.check_letters(&after);
         self.figures.events = after.log.len() as u64;
+        self.figures.pruned = after.pruned_through;
         self.before = after;
     }
 
@@ -89,13 +87,12 @@ impl Judge {
     fn check_log(&mut self, after: &Snapshot) {
         let mut places: HashMap<(&str, u64), u64> = HashMap::new();
         for (position, event) in (1..).zip(&after.log) {
-            if places
-                .insert((&event.event_type, event.number), position)
-                .is_some()
-            {
+            let before = places.insert((&event.event_type, event.number), position);
+            // The log knows again what it keeps.
+            if before.is_some_and(|before| before > after.pruned_through) {
                 let (kind, number) = (&event.event_type, event.number);
                 self.faults
-                    .push(format!("{kind} {number} is in the log twice").into());
+                    .push(format!("{kind} {number} is in the log twice"));
             }
         }
         for (number, position) in &self.accepted {
@@ -104,7 +101,7 @@ impl Judge {
                 self.figures.lost += 1;
                 let fault =
                     format!("event {number} was accepted at {position}, and is at {found:?}");
-                self.faults.push(fault.into());
+                self.faults.push(fault);
             }
         }
         for (position, event) in after.deliveries(SKIP) {
@@ -113,7 +110,7 @@ impl Judge {
                 self.figures.lost += 1;
                 let number = event.number;
                 self.faults
-                    .push(format!("event {number} was handled, and has no echo").into());
+                    .push(format!("event {number} was handled, and has no echo"));
             }
         }
     }
@@ -128,22 +125,28 @@ impl Judge {
                 let delivery = (who, position);
                 let known = &after.known[who];
                 let is_replayed = known.waiting.contains_key(&position);
-                if is_replayed && !known.blocked.contains_key(&event.aggregate) {
-                    let lane = (who, event.aggregate.clone());
-                    let gap = self.replayed.contains(&lane).then_some(Gap::Replay);
-                    let text = format!("{} waits, and is not blocked", shown(delivery));
-                    self.faults.push(Fault::new(gap, text));
+                // In another order than per aggregate, nothing is blocked.
+                let has_blocks = !matches!(who, TOTAL | NONE);
+                let is_blocked = known.blocked.contains_key(&event.aggregate);
+                if is_replayed && has_blocks && !is_blocked {
+                    self.faults
+                        .push(format!("{} waits, and is not blocked", shown(delivery)));
                 }
+                let is_pruned = position <= after.pruned_through;
+                let is_open = after.is_open(delivery, &event.aggregate);
+                if is_pruned && is_open {
+                    self.faults
+                        .push(format!("{} was pruned, and is open", shown(delivery)));
+                }
+                // A letter that was discarded goes with its event.
                 let is_known = self.handled.contains(&delivery)
+                    || is_pruned && self.discarding.contains(&delivery)
                     || is_replayed
                     || kept.contains(&delivery)
-                    || after.is_open(delivery, &event.aggregate);
+                    || is_open;
                 if !is_known {
-                    let lane = (who, event.aggregate.clone());
-                    let gap = self.replayed.contains(&lane).then_some(Gap::Replay);
-                    self.figures.lost += u64::from(gap.is_none());
-                    let text = format!("{} was lost", shown(delivery));
-                    self.faults.push(Fault::new(gap, text));
+                    self.figures.lost += 1;
+                    self.faults.push(format!("{} was lost", shown(delivery)));
                 }
             }
         }
@@ -169,12 +172,12 @@ impl Judge {
                     shown(delivery),
                     letter.reason
                 );
-                self.faults.push(fault.into());
+                self.faults.push(fault);
             }
             let is_discarded = letter.settled_as.as_deref() == Some("discarded");
             if is_discarded && !self.discarding.contains(&delivery) {
                 self.faults
-                    .push(format!("nobody discarded {}", shown(delivery)).into());
+                    .push(format!("nobody discarded {}", shown(delivery)));
             }
         }
         self.figures.crashed = crashed;
@@ -186,7 +189,7 @@ impl Judge {
         if self.aborts > 4 {
             let aborts = self.aborts;
             self.faults
-                .push(format!("a handler has ended the process {aborts} times").into());
+                .push(format!("a handler has ended the process {aborts} times"));
         }
     }
 
@@ -200,7 +203,7 @@ impl Judge {
                 && known.blocked.is_empty()
                 && !known.is_paused;
             if !is_over {
-                self.faults.push(format!("{name} is not at rest").into());
+                self.faults.push(format!("{name} is not at rest"));
             }
         }
         if self.before.letters.iter().any(|it| it.settled_as.is_none()) {
@@ -213,6 +216,3 @@ impl Judge {
 fn shown((who, position): Delivery) -> String {
     format!("the delivery of {position} to {:?}", NAMES[who])
 }
-
-/// A subscription and an aggregate.
-type Lane = (usize, AggregateRef);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use domain_events::{DeadLetterQuery, EventBus};
+use domain_events::{DeadLetterQuery, EventBus, EventStore};
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{Durability, SqliteEventStore, SqliteOptions};
 use event_testkit::interceptor::Intercepted;
@@ -50,8 +50,9 @@ pub(crate) fn live(life: &Life) -> Result<ExitCode> {
         for subscription in Handlers::new(life, &journal).subscriptions() {
             bus.subscribe(subscription).await?;
         }
+        let seen = store.inner.head().await?;
         bus.start().await?;
-        let load = Arc::new(Load::new(&Arc::new(bus), &journal, life));
+        let load = Arc::new(Load::new(&Arc::new(bus), &journal, life, seen));
         match life.end {
             End::Settled => timeout(PATIENCE, settle(&load))
                 .await

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Result, bail};
 use domain_events::{
-    DeadLetter, DeadLetterQuery, EventBus, LetterError, NewEvent, PublishError, Receipt,
+    DeadLetter, DeadLetterQuery, EventBus, LetterError, NewEvent, Position, PublishError, Receipt,
+    Retention,
 };
 use event_bus_core::InMemoryEventBus;
 use tokio::time::sleep;
@@ -30,12 +31,20 @@ pub(crate) struct Load {
     pub(crate) journal: Arc<Journal>,
     pub(crate) life: Life,
     pub(crate) is_over: AtomicBool,
+    /// What is in the log at the beginning of the life, the judge has seen, and may be pruned.
+    seen: Position,
     published: AtomicU64,
 }
 
 impl Load {
-    pub(crate) fn new(bus: &Arc<InMemoryEventBus>, journal: &Arc<Journal>, life: &Life) -> Self {
+    pub(crate) fn new(
+        bus: &Arc<InMemoryEventBus>,
+        journal: &Arc<Journal>,
+        life: &Life,
+        seen: Position,
+    ) -> Self {
         Self {
+            seen,
             bus: Arc::clone(bus),
             journal: Arc::clone(journal),
             life: life.clone(),
@@ -112,7 +121,7 @@ impl Load {
         Ok(())
     }
 
-    /// Replays and discards dead letters, pauses and resumes.
+    /// Replays and discards dead letters, pauses and resumes, and prunes the log.
     pub(crate) async fn intervene(&self) -> Result<()> {
         let mut random = fastrand::Rng::with_seed(self.life.seed ^ 99);
         while self.goes_on() {
@@ -127,6 +136,10 @@ impl Load {
                     self.resume(someone).await;
                 }
                 1..4 => self.resume(PAUSE).await,
+                4 => {
+                    let position = Position::new(random.u64(..=self.seen.get()));
+                    self.bus.prune(Retention::After(position)).await?;
+                }
                 _ => {
                     let query = DeadLetterQuery::all();
                     let letters = self.bus.dead_letters(&query, 50).await?;

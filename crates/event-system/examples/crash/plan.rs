@@ -26,9 +26,6 @@ pub(crate) struct Runs {
     /// How many runs to make at a time; two for each processor unless set.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
-    /// Whether nothing is let pass.
-    #[arg(long)]
-    pub(crate) strict: bool,
 }
 
 /// One life of a process.

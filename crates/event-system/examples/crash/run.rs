@@ -1,7 +1,7 @@
 //! One run: the lives of a process over one file, judged one after the other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File},
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -16,7 +16,7 @@ use event_store_diesel::{SqliteEventStore, SqliteOptions};
 
 use crate::{
     journal::{self, Fact},
-    judge::{Fault, Figures, Gap, Judge},
+    judge::{Figures, Judge},
     older,
     plan::{self, End, Life},
     snapshot::Snapshot,
@@ -34,14 +34,12 @@ pub(crate) struct Outcome {
     pub(crate) figures: Figures,
     /// How many lives met each end; `None` where it did not come, and they were killed all the same.
     pub(crate) ends: BTreeMap<Option<End>, u64>,
-    /// What was let pass.
-    pub(crate) gaps: BTreeMap<Gap, u64>,
     /// What went wrong, and in which life.
     pub(crate) fault: Option<String>,
 }
 
-/// Makes the run with this seed, in this folder; where it is strict, nothing is let pass.
-pub(crate) fn make(program: &Path, folder: &Path, seed: u64, strict: bool) -> Outcome {
+/// Makes the run with this seed, in this folder.
+pub(crate) fn make(program: &Path, folder: &Path, seed: u64) -> Outcome {
     let mut outcome = Outcome::default();
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let mut judge = Judge::default();
@@ -52,18 +50,11 @@ pub(crate) fn make(program: &Path, folder: &Path, seed: u64, strict: bool) -> Ou
             .and_then(|runtime| runtime.block_on(judged(program, &life, &mut judge)));
         match lived {
             Ok(end) => *outcome.ends.entry(end).or_default() += 1,
-            Err(error) => judge.faults.push(format!("{error:?}").into()),
+            Err(error) => judge.faults.push(format!("{error:?}")),
         }
         let faults = std::mem::take(&mut judge.faults);
-        if faults.iter().any(|fault| strict || fault.gap.is_none()) {
+        if !faults.is_empty() {
             outcome.fault = Some(told(&life, &faults));
-            break;
-        }
-        let gaps: BTreeSet<Gap> = faults.iter().filter_map(|fault| fault.gap).collect();
-        gaps.iter()
-            .for_each(|gap| *outcome.gaps.entry(*gap).or_default() += 1);
-        // The file is not as it should be.
-        if !gaps.is_empty() {
             break;
         }
     }
@@ -71,14 +62,8 @@ pub(crate) fn make(program: &Path, folder: &Path, seed: u64, strict: bool) -> Ou
     outcome
 }
 
-fn told(life: &Life, faults: &[Fault]) -> String {
-    // What is let pass elsewhere is told last.
-    let (known, new): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault.gap.is_some());
-    let shown = new
-        .into_iter()
-        .chain(known)
-        .take(8)
-        .map(|fault| format!("\n  {fault}"));
+fn told(life: &Life, faults: &[String]) -> String {
+    let shown = faults.iter().take(8).map(|fault| format!("\n  {fault}"));
     let shown: String = shown.collect();
     let Life {
         number, end, nth, ..
@@ -95,18 +80,21 @@ async fn judged(program: &Path, life: &Life, judge: &mut Judge) -> Result<Option
     let facts = journal::read(&journal)?;
     fs::rename(&journal, folder.join(format!("journal-{}", life.number))).ok();
     check_status(life, status)?;
-    judge.life(&facts, Snapshot::take(folder).await?);
+    let after = Snapshot::take(folder, &judge.before).await?;
+    judge.life(&facts, after);
     if life.end == End::Settled {
         judge.check_settled();
         let file = folder.join("events.db");
         let reader = SqliteEventStore::open_to_read(file, SqliteOptions::default())?;
         let found = reader.verify().await?;
         reader.close().await;
-        judge.faults.extend(found.findings.iter().map(Fault::from));
+        judge
+            .faults
+            .extend(found.findings.iter().map(ToString::to_string));
     }
     if life.peaceful {
         older::take_back(&folder.join("events.db"))?;
-        judge.before = Snapshot::take(folder).await?;
+        judge.before = Snapshot::take(folder, &judge.before).await?;
     }
     let is_met = match life.end {
         End::Random | End::Clean | End::Settled => true,

@@ -16,7 +16,6 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    judge::Gap,
     plan::{End, Runs},
     run::{self, Outcome},
 };
@@ -31,8 +30,8 @@ struct Sum {
     repeats: u64,
     lost: u64,
     crashed: u64,
+    pruned: u64,
     ends: BTreeMap<Option<End>, u64>,
-    gaps: BTreeMap<Gap, u64>,
 }
 
 /// Makes all runs; says which of them failed, and in the last line what came of all.
@@ -55,7 +54,7 @@ pub(crate) fn all(runs: &Runs) -> Result<ExitCode> {
                         return;
                     }
                     let seed = first.wrapping_add(number);
-                    let outcome = in_folder(&program, root.path(), seed, runs.strict);
+                    let outcome = in_folder(&program, root.path(), seed);
                     if let Some(fault) = &outcome.fault {
                         println!("✗ seed {seed}, {fault}");
                     }
@@ -78,7 +77,7 @@ pub(crate) fn all(runs: &Runs) -> Result<ExitCode> {
 }
 
 /// Makes a run in a folder of its own. That of one that failed is kept.
-fn in_folder(program: &Path, root: &Path, seed: u64, strict: bool) -> Outcome {
+fn in_folder(program: &Path, root: &Path, seed: u64) -> Outcome {
     let folder = root.join(format!("crash-{seed}"));
     if let Err(error) = fs::create_dir(&folder) {
         return Outcome {
@@ -86,7 +85,7 @@ fn in_folder(program: &Path, root: &Path, seed: u64, strict: bool) -> Outcome {
             ..Outcome::default()
         };
     }
-    let mut outcome = run::make(program, &folder, seed, strict);
+    let mut outcome = run::make(program, &folder, seed);
     if let Some(fault) = &mut outcome.fault {
         let kept = env::temp_dir().join(format!("crash-{seed}"));
         let _ = fs::remove_dir_all(&kept);
@@ -109,11 +108,9 @@ impl Sum {
         self.repeats += figures.repeats;
         self.lost += figures.lost;
         self.crashed += figures.crashed;
+        self.pruned += figures.pruned;
         for (end, count) in &outcome.ends {
             *self.ends.entry(*end).or_default() += count;
-        }
-        for (gap, count) in &outcome.gaps {
-            *self.gaps.entry(*gap).or_default() += count;
         }
     }
 
@@ -126,18 +123,14 @@ impl Sum {
             None => format!("late {count}"),
         });
         let named: Vec<_> = named.collect();
-        let passed = self
-            .gaps
-            .iter()
-            .map(|(gap, count)| format!("; let pass: {gap:?} {count}"));
-        let passed: String = passed.collect();
         format!(
-            "{} runs, {} failed; {total} kills ({}); {} events, {} attempts, {} repeats, {} lost, \
-             {} given up as crashed{passed}",
+            "{} runs, {} failed; {total} kills ({}); {} events, {} of them pruned, {} attempts, {} repeats, {} lost, \
+             {} given up as crashed",
             self.runs,
             self.failed,
             named.join(", "),
             self.events,
+            self.pruned,
             self.attempts,
             self.repeats,
             self.lost,

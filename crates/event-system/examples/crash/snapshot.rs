@@ -19,8 +19,9 @@ use crate::events::{Counted, Echoed, NAMES, Who, wants, who};
 /// What a file holds.
 #[derive(Default)]
 pub(crate) struct Snapshot {
-    /// The events from position 1 on.
+    /// The events from position 1 on, be it that the first are no more in the file.
     pub(crate) log: Vec<Logged>,
+    pub(crate) pruned_through: u64,
     /// What is known of each subscription.
     pub(crate) known: [Known; NAMES.len()],
     pub(crate) letters: Vec<Letter>,
@@ -28,7 +29,7 @@ pub(crate) struct Snapshot {
 }
 
 /// An event of the log.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Logged {
     pub(crate) aggregate: AggregateRef,
     pub(crate) event_type: String,
@@ -55,8 +56,9 @@ pub(crate) struct Letter {
 }
 
 impl Snapshot {
-    /// What the file in the folder of a run holds; nothing where there is none.
-    pub(crate) async fn take(folder: &Path) -> Result<Self> {
+    /// What the file in the folder of a run holds, and of what was pruned, what it held `before`; nothing
+    /// where there is none.
+    pub(crate) async fn take(folder: &Path, before: &Self) -> Result<Self> {
         let copy = folder.join("copy");
         let _ = fs::remove_dir_all(&copy);
         fs::create_dir(&copy)?;
@@ -71,23 +73,37 @@ impl Snapshot {
         }
         let store = SqliteEventStore::open(&file, SqliteOptions::default())?;
         let found = store.verify().await?;
-        let log = store.read_log(Position::ZERO, usize::MAX).await?;
+        let kept = store.read_log(Position::ZERO, usize::MAX).await?;
+        let pruned_through = store.pruned_through().await?.get();
         let registration = |name: &str| Registration {
             name: name.into(),
-            start_from: StartFrom::Beginning,
+            // A name that is known goes on where it is; no life prunes before all are.
+            start_from: StartFrom::After(Position::new(pruned_through)),
             former_names: Vec::new(),
         };
         let run = store.begin_run(NAMES.map(registration).into()).await?;
+        let mut places = HashMap::new();
+        for behind in run.subscriptions.iter().flat_map(|it| &it.blocked) {
+            if let Some(id) = behind.parked_behind {
+                let event = store.get(id).await?;
+                let position = event.as_ref().and_then(EventEnvelope::position);
+                places.extend(position.map(|position| (id, position.get())));
+            }
+        }
         store.close().await;
-        let at = |envelope: &EventEnvelope| Some((envelope.id(), envelope.position()?.get()));
-        let places: HashMap<_, _> = log.iter().filter_map(at).collect();
+        let pruned = before.log.iter().cloned();
+        let mut log: Vec<_> = pruned.take(usize::try_from(pruned_through)?).collect();
+        for event in kept {
+            log.push(logged(event)?);
+        }
         let mut states = run.subscriptions.into_iter();
         let known = [(); NAMES.len()].map(|()| {
             let known = |state: SubscriptionState| known(state, |id| places.get(&id).copied());
             states.next().map(known).unwrap_or_default()
         });
         Ok(Self {
-            log: log.into_iter().map(logged).collect::<Result<_>>()?,
+            log,
+            pruned_through,
             known,
             letters: letters(&file)?,
             found,

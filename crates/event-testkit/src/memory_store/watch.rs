@@ -1,7 +1,8 @@
 //! Looking on while a store in memory works.
 
 use domain_events::{
-    Appended, DeliveryChange, EventQuery, Position, Registration, RunState, SubscriptionState,
+    Appended, DeliveryChange, EventQuery, Position, Pruned, Registration, RunState,
+    SubscriptionState,
 };
 
 use super::{MemoryStore, State, lock};
@@ -20,6 +21,8 @@ pub enum Done<'a> {
     Registered(&'a Registration, &'a SubscriptionState),
     /// Changes were made.
     Changed(&'a [DeliveryChange]),
+    /// The log was pruned.
+    Pruned(Pruned),
 }
 
 /// Who looks on.

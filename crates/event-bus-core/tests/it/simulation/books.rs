@@ -33,6 +33,11 @@ pub(super) fn check(stage: &Stage, store: &MemoryStore, has_crashed: bool) {
     for (number, position) in wanted(stage, known) {
         let standing = store.standing(&name(number), position);
         let of = &known.subscriptions[number];
+        let is_pruned = standing.is_none() && position <= known.pruned_through;
+        // That it was done was checked when it was pruned.
+        if is_pruned && of.settled.contains_key(&position) {
+            continue;
+        }
         if let Some(fault) = fault(of, position, standing, is_saved) {
             known.fault(format!(
                 "s{number}, {position}: {fault}, {standing:?} to the store"
@@ -47,7 +52,8 @@ pub(super) fn close(stage: &Stage, store: &MemoryStore) {
     for (number, subscription) in known.subscriptions.iter_mut().enumerate() {
         for (position, settled) in &mut subscription.settled {
             *settled = match store.standing(&name(number), *position) {
-                Some(Standing::Done) => Settled::Saved,
+                // Of what was pruned, there is nothing left.
+                Some(Standing::Done) | None => Settled::Saved,
                 _ => Settled::Unsaved,
             };
         }

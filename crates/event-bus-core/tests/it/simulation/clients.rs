@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain_events::{DeadLetterQuery, EventBus, NewEvent};
+use domain_events::{DeadLetterQuery, EventBus, NewEvent, Retention};
 use event_bus_core::InMemoryEventBus;
 use tokio::time::sleep;
 
@@ -54,6 +54,10 @@ async fn make(scene: &Arc<Scene>, bus: &InMemoryEventBus, step: &Step) {
         Step::Join(one) => {
             come(scene, *one);
             let _ = bus.subscribe(subscription(scene, *one)).await;
+        }
+        Step::Prune(latest) => {
+            let pruned = bus.prune(Retention::Latest(*latest)).await;
+            pruned.expect("a store that works");
         }
         Step::Idle => bus.wait_idle().await.expect("outside a handler"),
     }

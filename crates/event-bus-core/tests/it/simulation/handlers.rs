@@ -19,8 +19,8 @@ use super::{
 pub(super) fn subscription(scene: &Arc<Scene>, number: usize) -> Subscription {
     let program = &scene.stage.program;
     let subscriber = &program.subscribers[number];
-    let (scene, name) = (Arc::clone(scene), name(number));
-    let handles = move |envelope, cx| handle(Arc::clone(&scene), number, envelope, cx);
+    let (playing, name) = (Arc::clone(scene), name(number));
+    let handles = move |envelope, cx| handle(Arc::clone(&playing), number, envelope, cx);
     let mut made = match subscriber.wants {
         Some(Kind::Opened) => Subscription::from_fn(name, move |event: Event<Opened>, cx| {
             handles(Arc::clone(event.envelope()), cx)
@@ -39,7 +39,8 @@ pub(super) fn subscription(scene: &Arc<Scene>, number: usize) -> Subscription {
         .priority(Priority(subscriber.priority))
         .retry(retry)
         .failure_policy(subscriber.policy)
-        .start_from(subscriber.start);
+        .ordering(subscriber.ordering)
+        .start_from(scene.stage.known().start(subscriber.start));
     if let Some((workers, capacity)) = subscriber.isolated {
         made = made.isolated(workers).capacity(capacity);
     }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use domain_events::{EventId, FailurePolicy, Position, SubscriptionId};
+use domain_events::{EventId, FailurePolicy, Position, StartFrom, SubscriptionId};
 
 use super::{
     events::Raised,
@@ -17,6 +17,8 @@ use super::{
 pub(super) struct Known {
     /// The log.
     pub(super) log: BTreeMap<Position, Logged>,
+    /// What was pruned of it, but for what dead letters and replays keep.
+    pub(super) pruned_through: Position,
     /// The numbers of the events in it.
     pub(super) numbers: BTreeSet<u64>,
     pub(super) subscriptions: Vec<Subscription>,
@@ -53,10 +55,10 @@ pub(super) struct Subscription {
     /// Deliveries that are taken down as begun; a pause lets those that were by then go on.
     pub(super) started: BTreeSet<Position>,
     pub(super) under_way: BTreeSet<Position>,
-    /// What runs, by aggregate.
-    pub(super) running: BTreeMap<u8, Position>,
-    /// Where each aggregate was last, in this run.
-    pub(super) last: BTreeMap<u8, Position>,
+    /// What runs, by lane.
+    pub(super) running: BTreeMap<u64, Position>,
+    /// Where each lane was last, in this run.
+    pub(super) last: BTreeMap<u64, Position>,
     /// Whether the store says that it is paused.
     pub(super) is_paused: bool,
     /// How many calls to resume it have not returned.
@@ -121,6 +123,16 @@ impl Known {
         }
     }
 
+    /// Where a subscription may start that is to start there: not with what was pruned (R8).
+    pub(super) fn start(&self, start: StartFrom) -> StartFrom {
+        let pruned = self.pruned_through;
+        match start {
+            StartFrom::Beginning if pruned > Position::ZERO => StartFrom::After(pruned),
+            StartFrom::After(position) => StartFrom::After(position.max(pruned)),
+            other => other,
+        }
+    }
+
     /// The events that a subscription is to have.
     pub(super) fn wanted<'a>(
         &'a self,
@@ -142,11 +154,12 @@ impl Known {
             ..
         } = *begun;
         let known = &self.subscriptions[number];
+        let lane = by.lane(raised.aggregate, position);
         let mut faults = Vec::new();
         if known.place.is_none_or(|place| position <= place) && !is_replay || !by.wants(raised) {
             faults.push(format!("D8: not to be delivered from {:?}", known.place));
         }
-        if let Some(other) = known.running.get(&raised.aggregate) {
+        if let Some(other) = known.running.get(&lane) {
             faults.push(format!("D2: beside {other}"));
         }
         if known.is_paused && known.resuming == 0 && !known.under_way.contains(&position) {
@@ -158,14 +171,14 @@ impl Known {
         if is_replay {
             return faults;
         }
-        if known.last.get(&raised.aggregate) > Some(&position) {
-            faults.push(format!("D2: after {:?}", known.last[&raised.aggregate]));
+        if known.last.get(&lane) > Some(&position) {
+            faults.push(format!("D2: after {:?}", known.last[&lane]));
         }
         if let Some(Settled::Handled(_)) = known.settled.get(&position) {
             faults.push("R3: handled in this run before".to_owned());
         }
         let earlier = self.wanted(number, by).take_while(|(at, _)| *at < position);
-        for (at, _) in earlier.filter(|(_, other)| other.aggregate == raised.aggregate) {
+        for (at, _) in earlier.filter(|(at, other)| by.lane(other.aggregate, *at) == lane) {
             if !known.lets_pass(at, by.policy) {
                 faults.push(format!("D2: before {at}"));
             }

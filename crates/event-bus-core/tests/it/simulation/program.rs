@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain_events::{FailurePolicy, Position, StartFrom};
+use domain_events::{FailurePolicy, Ordering, Position, StartFrom};
 use fastrand::Rng;
 
 use super::events::{Kind, Raised};
@@ -43,6 +43,7 @@ pub(super) struct Subscriber {
     pub(super) isolated: Option<(usize, usize)>,
     pub(super) attempts: u32,
     pub(super) policy: FailurePolicy,
+    pub(super) ordering: Ordering,
     pub(super) start: StartFrom,
     /// Whether it is subscribed by a step, and not before the start.
     pub(super) is_late: bool,
@@ -60,6 +61,8 @@ pub(super) enum Step {
     Reset(usize, StartFrom),
     Leave(usize),
     Join(usize),
+    /// Prunes the log, but for so many of the latest.
+    Prune(u64),
     Idle,
 }
 
@@ -156,25 +159,53 @@ impl Program {
 
 impl Subscriber {
     fn draw(rng: &mut Rng, is_late: bool) -> Self {
+        let orderings = [Ordering::Total, Ordering::None];
+        let ordering = match rng.u8(..4) {
+            0 => orderings[rng.usize(..2)],
+            _ => Ordering::PerAggregate,
+        };
         let policies = [
             FailurePolicy::Skip,
-            FailurePolicy::ParkAggregate,
             FailurePolicy::PauseSubscription,
+            // In another order there is no aggregate to be parked.
+            FailurePolicy::ParkAggregate,
         ];
+        let policies = match ordering {
+            Ordering::PerAggregate => &policies[..],
+            _ => &policies[..2],
+        };
         let starts = [StartFrom::Beginning, StartFrom::Now, after(rng)];
         Self {
             wants: (rng.u8(..4) == 0).then_some(Kind::Opened),
             passes_over: (rng.u8(..4) == 0).then_some(0),
             priority: rng.i32(0..3),
-            isolated: (rng.u8(..3) == 0).then(|| (rng.usize(1..=2), rng.usize(1..=4))),
+            isolated: (rng.u8(..3) == 0).then(|| {
+                let workers = rng.usize(1..=2);
+                let workers = if ordering == Ordering::Total {
+                    1
+                } else {
+                    workers
+                };
+                (workers, rng.usize(1..=4))
+            }),
             attempts: rng.u32(1..=3),
-            policy: policies[rng.usize(..3)],
+            policy: policies[rng.usize(..policies.len())],
+            ordering,
             start: if is_late {
                 starts[rng.usize(..3)]
             } else {
                 StartFrom::Beginning
             },
             is_late,
+        }
+    }
+
+    /// What keeps its order, and never runs beside each other: an aggregate, all, or each by itself.
+    pub(super) fn lane(&self, aggregate: u8, position: Position) -> u64 {
+        match self.ordering {
+            Ordering::PerAggregate => u64::from(aggregate),
+            Ordering::Total => 1_000,
+            Ordering::None => 1_000 + position.get(),
         }
     }
 
@@ -233,7 +264,8 @@ fn operation(rng: &mut Rng, subscribers: usize) -> Step {
             },
         ),
         16 => Step::Leave(of),
-        17 | 18 => Step::Join(of),
+        17 => Step::Join(of),
+        18 => Step::Prune(rng.u64(..6)),
         _ => Step::Idle,
     }
 }

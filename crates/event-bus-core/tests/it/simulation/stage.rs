@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
-use domain_events::{DeliveryChange, FailurePolicy, Position, StartFrom, SubscriptionId};
+use domain_events::{DeliveryChange, FailurePolicy, Ordering, Position, StartFrom, SubscriptionId};
 use event_testkit::memory_store::{Done, MemoryStore, Standing};
 use tokio::time::Instant;
 
 use super::{
     events::Raised,
     known::{Begun, Known, Logged, Settled},
-    program::{Finish, Program},
+    program::{Finish, Program, Subscriber},
 };
 
 /// A program, and what is known of its course.
@@ -88,8 +88,32 @@ impl Stage {
                     }
                 }
             }
+            Done::Pruned(pruned) => {
+                known.pruned_through = pruned.through;
+                self.check_pruned(known);
+            }
             _ => {}
         }
+    }
+
+    /// What nobody has anything to do with is pruned, and nothing else (R8).
+    fn check_pruned(&self, known: &mut Known) {
+        let mut faults = Vec::new();
+        for (number, by) in self.program.subscribers.iter().enumerate() {
+            let subscription = &known.subscriptions[number];
+            let pruned = known.wanted(number, by);
+            for (position, _) in pruned.take_while(|(at, _)| *at <= known.pruned_through) {
+                let is_over = subscription.settled.contains_key(&position)
+                    || subscription.dead.contains(&position)
+                    || subscription.replayed.contains(&position);
+                if !is_over {
+                    faults.push(format!(
+                        "R8: {position} is pruned, and s{number} is to have it"
+                    ));
+                }
+            }
+        }
+        faults.into_iter().for_each(|fault| known.fault(fault));
     }
 
     /// A subscription that is to pause behind a dead letter does so with it (F5).
@@ -224,15 +248,15 @@ impl Scene {
         let (now, known) = (self.stage.now(), &mut *self.stage.known());
         known.note(now, || format!("s{number} begins {begun:?}, {standing:?}"));
         let mut faults = known.check_begin(number, subscriber, &begun);
-        faults.extend(committed(standing, &begun, subscriber.attempts));
+        faults.extend(committed(standing, &begun, subscriber));
         for fault in faults {
             known.fault(format!("s{number} begins {begun:?}: {fault}"));
         }
         let subscription = &mut known.subscriptions[number];
-        let aggregate = begun.raised.aggregate;
-        subscription.running.insert(aggregate, begun.position);
+        let lane = subscriber.lane(begun.raised.aggregate, begun.position);
+        subscription.running.insert(lane, begun.position);
         if !begun.is_replay {
-            subscription.last.insert(aggregate, begun.position);
+            subscription.last.insert(lane, begun.position);
         }
         Some(Running {
             scene: Arc::clone(self),
@@ -243,12 +267,14 @@ impl Scene {
     }
 
     fn end(&self, number: usize, begun: &Begun, end: Option<Finish>) {
-        let attempts = self.stage.program.subscribers[number].attempts;
+        let subscriber = &self.stage.program.subscribers[number];
+        let attempts = subscriber.attempts;
         let (now, known) = (self.stage.now(), &mut *self.stage.known());
         known.note(now, || format!("s{number} ends {begun:?} {end:?}"));
         let subscription = &mut known.subscriptions[number];
-        subscription.running.remove(&begun.raised.aggregate);
         let position = begun.position;
+        let lane = subscriber.lane(begun.raised.aggregate, position);
+        subscription.running.remove(&lane);
         match end {
             None => {}
             Some(Finish::Handle | Finish::Skip) => {
@@ -266,8 +292,11 @@ impl Scene {
 }
 
 /// Holds the beginning of an attempt against what is committed of its delivery (F4, R3).
-fn committed(standing: Option<Standing>, begun: &Begun, most: u32) -> Option<String> {
+fn committed(standing: Option<Standing>, begun: &Begun, by: &Subscriber) -> Option<String> {
+    let most = by.attempts;
     let made = match standing {
+        // In another order than per aggregate, a replay begins at once.
+        Some(Standing::Dead) if begun.is_replay && by.ordering != Ordering::PerAggregate => 0,
         Some(Standing::Waiting { attempts }) => attempts,
         Some(Standing::Pending | Standing::Blocked) if !begun.is_replay => 0,
         other => return Some(format!("R3: the store says {other:?}")),

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use domain_events::AggregateRef;
 
-use super::{Fault, Gap, Judge, Lane, shown};
+use super::{Judge, shown};
 use crate::{
-    events::{ATTEMPTS, BATCH, NAMES, PARK, PAUSE},
+    events::{ATTEMPTS, BATCH, Lane, NAMES, PARK, PAUSE, lane},
     journal::{Delivery, Fact, How},
     snapshot::Snapshot,
 };
@@ -16,11 +16,9 @@ use crate::{
 pub(super) struct Seen {
     pub(super) handled: HashSet<Delivery>,
     pub(super) died: HashSet<Delivery>,
-    /// Where dead letters were replayed.
-    pub(super) replayed: HashSet<Lane>,
     pub(super) attempts: u64,
     pub(super) repeats: u64,
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<String>,
 }
 
 /// The deliveries of a lane that were open before the life, and those that came with it.
@@ -41,8 +39,8 @@ pub(super) struct Watch<'a> {
     running: HashMap<Lane, Delivery>,
     /// Attempts that are counted in the file, of deliveries and of replays.
     counted: HashMap<(Delivery, bool), u32>,
-    /// Where dead letters were replayed in earlier lives.
-    replayed: &'a HashSet<Lane>,
+    /// Replays that were over before it was known that they are to be made.
+    over_early: HashSet<Delivery>,
     crashed: HashSet<Delivery>,
     /// Dead letters behind which a lane is parked.
     parked: HashMap<AggregateRef, HashSet<u64>>,
@@ -68,7 +66,8 @@ impl<'a> Watch<'a> {
         for who in 0..NAMES.len() {
             for (position, event) in after.deliveries(who) {
                 if before.is_open((who, position), &event.aggregate) {
-                    let queue = queues.entry((who, event.aggregate.clone())).or_default();
+                    let lane = lane((who, position), &event.aggregate);
+                    let queue = queues.entry(lane).or_default();
                     queue.positions.push(position);
                 }
             }
@@ -94,7 +93,7 @@ impl<'a> Watch<'a> {
             queues,
             running: HashMap::new(),
             counted,
-            replayed: &judge.replayed,
+            over_early: HashSet::new(),
             crashed: crashed
                 .chain(found.map(|(delivery, _)| *delivery))
                 .collect(),
@@ -118,9 +117,10 @@ impl<'a> Watch<'a> {
                 self.ended(delivery, attempt, how, replay);
             }
             Fact::Counted(delivery, attempts, replay) => {
-                let lane = self.lane(delivery).filter(|_| replay);
-                self.seen.replayed.extend(lane);
-                self.counted.insert((delivery, replay), attempts);
+                let is_first = replay && attempts == 0;
+                if !(is_first && self.over_early.remove(&delivery)) {
+                    self.counted.insert((delivery, replay), attempts);
+                }
             }
             // The next save is begun after this one, and so knows of all until now.
             Fact::Saved => (self.saved, self.known) = (self.known, self.over.len()),
@@ -179,7 +179,7 @@ impl<'a> Watch<'a> {
         for who in paused.difference(&self.resuming) {
             if !self.after.known[*who].is_paused {
                 let text = format!("{:?} was paused, and is not", NAMES[*who]);
-                self.seen.faults.push(text.into());
+                self.seen.faults.push(text);
             }
         }
         for delivery in open.into_iter().filter(|it| it.0 == PARK) {
@@ -201,19 +201,17 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn lane(&self, (who, position): Delivery) -> Option<Lane> {
+    fn lane(&self, delivery: Delivery) -> Option<Lane> {
+        Some(lane(delivery, self.aggregate(delivery)?))
+    }
+
+    fn aggregate(&self, (_, position): Delivery) -> Option<&AggregateRef> {
         let place = usize::try_from(position).ok()?.checked_sub(1)?;
-        Some((who, self.after.log.get(place)?.aggregate.clone()))
+        Some(&self.after.log.get(place)?.aggregate)
     }
 
     fn fault(&mut self, delivery: Delivery, what: &str) {
-        let lane = self.lane(delivery);
-        let is_replayed = lane.is_some_and(|lane| {
-            self.replayed.contains(&lane) || self.seen.replayed.contains(&lane)
-        });
-        let gap = is_replayed.then_some(Gap::Replay);
-        let text = format!("{} {what}", shown(delivery));
-        self.seen.faults.push(Fault::new(gap, text));
+        self.seen.faults.push(format!("{} {what}", shown(delivery)));
     }
 
     fn began(&mut self, delivery: Delivery, attempt: u32, repeat: bool, replay: bool) {
@@ -302,7 +300,9 @@ impl<'a> Watch<'a> {
         if how == How::Failed && !is_dead {
             return;
         }
-        self.counted.remove(&(delivery, replay));
+        if self.counted.remove(&(delivery, replay)).is_none() && replay {
+            self.over_early.insert(delivery);
+        }
         if !replay && let Some(queue) = self.queues.get_mut(&lane) {
             queue.is_over = true;
         }
@@ -338,10 +338,10 @@ impl<'a> Watch<'a> {
 
     /// Checks that nobody is to make a delivery again.
     fn check_done(&mut self, delivery: Delivery) {
-        let Some((_, aggregate)) = self.lane(delivery) else {
+        let Some(aggregate) = self.aggregate(delivery) else {
             return;
         };
-        if self.after.is_open(delivery, &aggregate) {
+        if self.after.is_open(delivery, aggregate) {
             self.fault(delivery, "was handled and saved, and is open again");
         }
     }
