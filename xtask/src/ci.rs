@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{arch, crash, lint, step, test};
+use crate::{arch, crash, lint, simulate, step, test};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -14,6 +14,7 @@ const CHECKS: &[Check] = &[
     ("lint", lint::run),
     ("arch", arch::run),
     ("test", test::run),
+    ("simulate", simulate::run),
     ("crash", crash::some),
     ("demo", killed_demo::run),
 ];
@@ -23,7 +24,7 @@ pub(crate) fn run() -> Result<()> {
     let results: Vec<_> = CHECKS.iter().map(timed).collect();
     for ((name, _), (result, time)) in CHECKS.iter().zip(&results) {
         let mark = if result.is_ok() { "✓" } else { "✗" };
-        eprintln!("{mark} {name:<5} {:>4} s", time.as_secs());
+        eprintln!("{mark} {name:<8} {:>4} s", time.as_secs());
     }
     let failed = CHECKS
         .iter()

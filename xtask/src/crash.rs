@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::step;
 
 /// How many runs are made before a change is accepted.
-const RUNS: [&str; 2] = ["--runs", "100"];
+const RUNS: [&str; 2] = ["--runs", "200"];
 
 /// Makes the runs that the arguments ask for; the exit code says whether all promises were kept.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {

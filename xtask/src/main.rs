@@ -8,6 +8,7 @@ mod ci;
 mod crash;
 mod demo;
 mod lint;
+mod simulate;
 mod step;
 mod test;
 
@@ -43,7 +44,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Runs lint, arch, test, some of the runs of crash, and a short demo that is killed again and again.
+    /// Plays a thousand random programs in memory, and crashes each at every call of its store.
+    Simulate,
+    /// Runs lint, arch, test, simulate, some of the runs of crash, and a short demo that is killed again and
+    /// again.
     Ci,
 }
 
@@ -65,6 +69,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { arguments } => return demo::run(&arguments),
         Task::Bench { arguments } => return bench::run(&arguments),
         Task::Crash { arguments } => return crash::run(&arguments),
+        Task::Simulate => simulate::run()?,
         Task::Ci => ci::run()?,
     }
     Ok(ExitCode::SUCCESS)

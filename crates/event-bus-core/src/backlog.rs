@@ -196,6 +196,29 @@ impl State {
         after.quiet |= !ready;
     }
 
+    /// Whether a replay may be made: that it is asked for has to be committed before. Else it comes after
+    /// the next commit.
+    fn may_replay(&mut self, start: &BacklogStart, after: &mut After) -> bool {
+        let saves = self.unsaved.saves();
+        let is_saved = |blocked: &mut Blocked| blocked.replays_from <= saves;
+        if self.backlog(start).is_none_or(is_saved) {
+            return true;
+        }
+        let BacklogStart {
+            mailbox,
+            subscribed,
+            ..
+        } = start;
+        if let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) {
+            let mailboxes = &mut pipeline.mailboxes;
+            mailboxes.set_stand(*mailbox, subscribed, Stand::Waiting);
+        }
+        self.unsaved
+            .change(None, Some(Due::now(*mailbox, subscribed)));
+        after.saver = true;
+        false
+    }
+
     /// Drops what a removed subscription has left behind, unless a worker is at it, which then does.
     pub(crate) fn drop_if_removed(
         &mut self,

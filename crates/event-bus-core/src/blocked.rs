@@ -32,6 +32,8 @@ pub(crate) struct Blocked {
     pub(crate) replays: VecDeque<Position>,
     /// Whether the attempts are those of the first replay.
     pub(crate) is_at_replay: bool,
+    /// The save that commits the last replay that was asked for (durable); none is made before that.
+    pub(crate) replays_from: u64,
     /// Whether a run that began earlier may still make deliveries of the aggregate.
     pub(crate) beside_run: bool,
     /// Whether it has come further in the log since its row was last to be saved.
@@ -104,6 +106,7 @@ impl Blocked {
             parked_again: None,
             replays: VecDeque::new(),
             is_at_replay: false,
+            replays_from: 0,
             beside_run: false,
             has_moved: false,
             resumed: Vec::new(),
@@ -195,7 +198,7 @@ impl Blocked {
             _ => {}
         }
         (self.replays, self.parked_again) = (old.replays, old.parked_again);
-        self.resumed = old.resumed;
+        (self.resumed, self.replays_from) = (old.resumed, old.replays_from);
     }
 
     /// Positions of events in memory for whose deliveries a row of the store stands: their own, or, of

@@ -297,7 +297,7 @@ impl State {
         let Kept { letter, by } = kept;
         // A letter of one that has gone is not among this one's.
         subscribed.count_replay(by.as_ptr() == Arc::as_ptr(&subscribed));
-        self.replay_in_memory(letter.event, subscribed, after);
+        self.replay_in_memory(letter.event, subscribed, 0, after);
     }
 
     /// Has an event delivered again from a backlog in memory.
@@ -305,6 +305,7 @@ impl State {
         &mut self,
         envelope: Arc<EventEnvelope>,
         subscribed: Arc<Subscribed>,
+        save: u64,
         after: &mut After,
     ) {
         let Some(pipeline) = self.pipelines.get_mut(subscribed.pipeline) else {
@@ -331,8 +332,11 @@ impl State {
             mailboxes.block(mailbox, Blocked::new(&subscribed, nothing, stand));
         }
         let mut ready = false;
-        let blocked = mailboxes.blocked(mailbox, &subscribed);
-        if blocked.is_some_and(|blocked| blocked.replay(record)) {
+        let goes = |blocked: &mut Blocked| {
+            blocked.replays_from = save;
+            blocked.replay(record)
+        };
+        if mailboxes.blocked(mailbox, &subscribed).is_some_and(goes) {
             ready = mailboxes.go_after_run(mailbox, &subscribed);
         }
         if let Some(blocked) = mailboxes.blocked(mailbox, &subscribed) {

@@ -144,9 +144,10 @@ impl State {
         };
         self.unsaved
             .change([DeliveryChange::Replayed(id, waiting)], None);
+        let save = self.unsaved.next_save();
         if !in_log {
             after.saver = true;
-            self.replay_in_memory(event, subscribed, after);
+            self.replay_in_memory(event, subscribed, save, after);
             return Ok(());
         }
         subscribed.steps.left.up();
@@ -157,6 +158,9 @@ impl State {
         let mailbox = mailboxes.mailbox(event.aggregate());
         mailboxes.block_from_now(mailbox, &subscribed, recorded, through.unwrap_or_default());
         let goes = mailboxes.replay_from_log(mailbox, &subscribed, &event);
+        if let Some(blocked) = mailboxes.blocked(mailbox, &subscribed) {
+            blocked.replays_from = save;
+        }
         let due = goes.then(|| Due::now(mailbox, &subscribed));
         self.note_block(mailbox, &subscribed, due, after);
         after.dropped.push(Box::new((event, subscribed)));

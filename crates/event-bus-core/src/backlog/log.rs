@@ -37,6 +37,9 @@ pub(super) async fn deliver_all(
         return;
     };
     if let Some(replay) = here.replay {
+        if !engine.step(|state, after| state.may_replay(start, after)) {
+            return;
+        }
         return deliver_again(engine, worker, stores, start, (replay, here)).await;
     }
     let Here {

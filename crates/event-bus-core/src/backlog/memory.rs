@@ -113,7 +113,9 @@ impl State {
             return None;
         };
         if let Some(record) = behind.front() {
-            return Some((Arc::clone(record), First::of(blocked)));
+            let found = (Arc::clone(record), First::of(blocked));
+            let may_go = !found.0.marks.is_replay || self.may_replay(start, after);
+            return may_go.then_some(found);
         }
         self.advance(start, after);
         None

@@ -59,20 +59,10 @@ impl Watched {
         changes.iter().filter_map(starting).collect()
     }
 
-    /// The attempts that a save counts, but for those of deliveries that it also ends: a replay may be
-    /// over by the time it is saved.
+    /// The attempts that a save counts.
     fn counted(&self, changes: &[DeliveryChange]) -> Vec<Fact> {
-        let ends = |id, at| {
-            changes.iter().any(|change| match change {
-                DeliveryChange::Finished(of, position) => (*of, *position) == (id, at),
-                DeliveryChange::Dead(of, letter) => (*of, letter.position()) == (id, Some(at)),
-                _ => false,
-            })
-        };
         let counted = |change: &DeliveryChange| match change {
-            DeliveryChange::Waiting(id, it) | DeliveryChange::Replayed(id, it)
-                if !ends(*id, it.position) =>
-            {
+            DeliveryChange::Waiting(id, it) | DeliveryChange::Replayed(id, it) => {
                 let delivery = (self.who(*id)?, it.position.get());
                 Some(Fact::Counted(delivery, it.attempts, it.is_replay))
             }

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
-use domain_events::{DeliveryChange, FailurePolicy, Ordering, Position, StartFrom, SubscriptionId};
+use domain_events::{DeliveryChange, FailurePolicy, Position, StartFrom, SubscriptionId};
 use event_testkit::memory_store::{Done, MemoryStore, Standing};
 use tokio::time::Instant;
 
 use super::{
     events::Raised,
     known::{Begun, Known, Logged, Settled},
-    program::{Finish, Program, Subscriber},
+    program::{Finish, Program},
 };
 
 /// A program, and what is known of its course.
@@ -248,7 +248,7 @@ impl Scene {
         let (now, known) = (self.stage.now(), &mut *self.stage.known());
         known.note(now, || format!("s{number} begins {begun:?}, {standing:?}"));
         let mut faults = known.check_begin(number, subscriber, &begun);
-        faults.extend(committed(standing, &begun, subscriber));
+        faults.extend(committed(standing, &begun, subscriber.attempts));
         for fault in faults {
             known.fault(format!("s{number} begins {begun:?}: {fault}"));
         }
@@ -292,11 +292,8 @@ impl Scene {
 }
 
 /// Holds the beginning of an attempt against what is committed of its delivery (F4, R3).
-fn committed(standing: Option<Standing>, begun: &Begun, by: &Subscriber) -> Option<String> {
-    let most = by.attempts;
+fn committed(standing: Option<Standing>, begun: &Begun, most: u32) -> Option<String> {
     let made = match standing {
-        // In another order than per aggregate, a replay begins at once.
-        Some(Standing::Dead) if begun.is_replay && by.ordering != Ordering::PerAggregate => 0,
         Some(Standing::Waiting { attempts }) => attempts,
         Some(Standing::Pending | Standing::Blocked) if !begun.is_replay => 0,
         other => return Some(format!("R3: the store says {other:?}")),

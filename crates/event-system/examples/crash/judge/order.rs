@@ -39,8 +39,6 @@ pub(super) struct Watch<'a> {
     running: HashMap<Lane, Delivery>,
     /// Attempts that are counted in the file, of deliveries and of replays.
     counted: HashMap<(Delivery, bool), u32>,
-    /// Replays that were over before it was known that they are to be made.
-    over_early: HashSet<Delivery>,
     crashed: HashSet<Delivery>,
     /// Dead letters behind which a lane is parked.
     parked: HashMap<AggregateRef, HashSet<u64>>,
@@ -93,7 +91,6 @@ impl<'a> Watch<'a> {
             queues,
             running: HashMap::new(),
             counted,
-            over_early: HashSet::new(),
             crashed: crashed
                 .chain(found.map(|(delivery, _)| *delivery))
                 .collect(),
@@ -117,10 +114,7 @@ impl<'a> Watch<'a> {
                 self.ended(delivery, attempt, how, replay);
             }
             Fact::Counted(delivery, attempts, replay) => {
-                let is_first = replay && attempts == 0;
-                if !(is_first && self.over_early.remove(&delivery)) {
-                    self.counted.insert((delivery, replay), attempts);
-                }
+                self.counted.insert((delivery, replay), attempts);
             }
             // The next save is begun after this one, and so knows of all until now.
             Fact::Saved => (self.saved, self.known) = (self.known, self.over.len()),
@@ -300,9 +294,7 @@ impl<'a> Watch<'a> {
         if how == How::Failed && !is_dead {
             return;
         }
-        if self.counted.remove(&(delivery, replay)).is_none() && replay {
-            self.over_early.insert(delivery);
-        }
+        self.counted.remove(&(delivery, replay));
         if !replay && let Some(queue) = self.queues.get_mut(&lane) {
             queue.is_over = true;
         }
