@@ -4,6 +4,7 @@ mod conformance;
 mod faults;
 mod letters;
 mod places;
+mod predecessor;
 mod recovery;
 mod retention;
 mod system;
