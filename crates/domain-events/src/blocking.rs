@@ -16,7 +16,7 @@ impl Wake for Unpark {
 }
 
 /// Polls `future` to its end on this thread, which sleeps meanwhile; needs no runtime.
-pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let (mut future, mut cx) = (pin!(future), Context::from_waker(&waker));
     loop {

@@ -37,6 +37,9 @@ mod cancellation;
 pub use cancellation::Cancellation;
 
 mod blocking;
+// For the crates of this workspace: what is published from code that is not async.
+#[doc(hidden)]
+pub use blocking::block_on;
 
 mod context;
 pub use context::{AttemptInfo, HandlerContext, HandlerPublisher};
@@ -67,6 +70,9 @@ pub use bus::{
     EventBus, LetterError, PlaceError, PublishError, StartError, StopError, StopReport,
     SubscribeError, WaitError,
 };
+
+mod publisher;
+pub use publisher::DomainEventPublisher;
 
 mod receipt;
 pub use receipt::{DeliveryOutcome, Handled, Handling, Receipt};

@@ -12,7 +12,7 @@ use domain_events::{
     EventBus, EventId, EventRegistry, EventStore, LetterError, NewEvent, PlaceError,
     ProcessingOutcome, Pruned, PublishError, Receipt, Retention, StartError, StartFrom, StopError,
     StopReport, StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard,
-    WaitError,
+    WaitError, block_on,
 };
 use tokio::runtime::Handle;
 
@@ -69,6 +69,21 @@ impl InMemoryEventBus {
                 deliveries: store,
             }),
         )
+    }
+
+    /// Publishes events, all or none, from code that is not async: on any thread, inside a runtime or
+    /// without one (P8). Blocks the thread until they are accepted, durable until they are committed,
+    /// but never for room: where there is none, a bus with a store leaves them to the log.
+    ///
+    /// The store must not answer on the runtime whose only thread this blocks; no store on a disk does.
+    ///
+    /// # Errors
+    /// [`PublishError::Full`] with the events, where there is no room and no store; else as
+    /// [`publish_all`](EventBus::publish_all).
+    pub fn publish_blocking(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
+        // Not made to give way to others: they may need this thread.
+        let publishing = publish(&self.engine, events, NoRoom::DoWithout, false);
+        block_on(tokio::task::unconstrained(publishing))
     }
 
     fn build(config: BusConfig, stores: Option<Stores>) -> Result<Self, ConfigError> {

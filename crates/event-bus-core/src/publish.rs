@@ -97,7 +97,7 @@ async fn enter(
     let batch = events.len();
     let way = match no_room {
         _ if from_handler => Way::Inside,
-        NoRoom::GiveBack => Way::Try,
+        NoRoom::GiveBack | NoRoom::DoWithout => Way::Try,
         NoRoom::Wait | NoRoom::WaitFor(_) => Way::Wait,
     };
     let now = Instant::now();

@@ -24,6 +24,8 @@ pub(crate) enum NoRoom {
     Wait,
     WaitFor(Duration),
     GiveBack,
+    /// Nobody waits for room: a bus with a log does without, and leaves the events to it.
+    DoWithout,
 }
 
 /// A turn in the queue of those who wait for room; given up when dropped.
@@ -198,7 +200,7 @@ pub(crate) async fn reserve(
         };
         return Ok((events, Some(room)));
     }
-    if from_handler {
+    if from_handler || no_room == NoRoom::DoWithout {
         return Ok((events, None));
     }
     if no_room == NoRoom::GiveBack {

@@ -9,6 +9,9 @@ pub use builder::EventSystemBuilder;
 mod system;
 pub use system::EventSystem;
 
+mod publisher;
+pub use publisher::SyncPublisher;
+
 mod status;
 pub use status::SystemStatus;
 
@@ -17,9 +20,10 @@ pub use error::SystemError;
 
 #[doc(no_inline)]
 pub use domain_events::{
-    self, Batch, BatchHandler, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DomainEvent, Event,
-    EventHandler, FailurePolicy, HandlerContext, HandlerError, Health, NewEvent, Ordering,
-    Priority, Receipt, RetryPolicy, StartFrom, Subscription, SubscriptionGuard, Urgency,
+    self, Batch, BatchHandler, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DomainEvent,
+    DomainEventPublisher, Event, EventHandler, FailurePolicy, HandlerContext, HandlerError, Health,
+    NewEvent, Ordering, Priority, Pruned, Receipt, Retention, RetryPolicy, StartFrom, Subscription,
+    SubscriptionGuard, Urgency,
 };
 #[doc(no_inline)]
 pub use event_bus_core::BusConfig;

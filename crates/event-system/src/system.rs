@@ -11,7 +11,7 @@ use domain_events::{
 use event_bus_core::InMemoryEventBus;
 use event_store_diesel::SqliteEventStore;
 
-use crate::{EventSystemBuilder, SystemStatus, status};
+use crate::{EventSystemBuilder, SyncPublisher, SystemStatus, status};
 
 /// A running system: a bus, and the store behind it where there is one. A cheap clone.
 #[derive(Clone, Debug)]
@@ -264,6 +264,11 @@ impl EventSystem {
     /// What the system is doing at this moment.
     pub fn status(&self) -> SystemStatus {
         SystemStatus::of(&self.bus.statistics(), self.store.as_deref())
+    }
+
+    /// The bus, as the port of domain services that are not async (P8).
+    pub fn publisher(&self) -> SyncPublisher {
+        SyncPublisher::new(&self.bus)
     }
 
     /// The bus, as the port that an application can hold.

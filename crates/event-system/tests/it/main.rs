@@ -5,6 +5,7 @@ mod faults;
 mod letters;
 mod places;
 mod predecessor;
+mod publisher;
 mod recovery;
 mod retention;
 mod system;

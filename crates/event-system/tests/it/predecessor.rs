@@ -46,7 +46,8 @@ async fn a_success_hides_no_failure_of_another_handler() {
     }
     drop(receipt);
     run.stop().await;
-    (journal.take(), others.take());
+    journal.take();
+    others.take();
 
     let run = Run::start(&file, 100, [handles("succeeds", &others)]).await;
     run.idle().await;

@@ -7,10 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use domain_events::{
-    BoxFuture, BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventBus, EventId,
-    HandlerPublisher, LetterError, NewEvent, PlaceError, ProcessingOutcome, Pruned, PublishError,
-    Receipt, Retention, StartError, StartFrom, StopError, StopReport, StoreError,
-    StoredSubscription, SubscribeError, Subscription, SubscriptionGuard, WaitError,
+    BoxFuture, BusStatistics, DeadLetter, DeadLetterGroup, DeadLetterQuery, DomainEventPublisher,
+    EventBus, EventId, HandlerPublisher, LetterError, NewEvent, PlaceError, ProcessingOutcome,
+    Pruned, PublishError, Receipt, Retention, StartError, StartFrom, StopError, StopReport,
+    StoreError, StoredSubscription, SubscribeError, Subscription, SubscriptionGuard, WaitError,
 };
 
 use super::{RecordingBus, lock};
@@ -160,6 +160,22 @@ impl EventBus for RecordingBus {
             subscriptions: state.names.statistics(),
             ..BusStatistics::default()
         }
+    }
+}
+
+/// A recording bus behind the port of domain services.
+struct Publisher(RecordingBus);
+
+impl DomainEventPublisher for Publisher {
+    fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
+        self.0.accept(events)
+    }
+}
+
+impl RecordingBus {
+    /// The bus as the port of domain services that are not async: what they publish is recorded.
+    pub fn publisher(&self) -> impl DomainEventPublisher + use<> {
+        Publisher(self.clone())
     }
 }
 

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    ConfigError, DeadLetterQuery, DomainEvent, Event, EventBus, EventId, ExpectedVersion, Handled,
-    LetterError, NewEvent, Priority, PublishError, Receipt, StartError, StopReport, SubscribeError,
-    Subscription, UnfaithfulError,
+    ConfigError, DeadLetterQuery, DomainEvent, DomainEventPublisher, Event, EventBus, EventId,
+    ExpectedVersion, Handled, LetterError, NewEvent, Priority, PublishError, Receipt, StartError,
+    StopReport, SubscribeError, Subscription, UnfaithfulError,
 };
 use event_testkit::recording_bus::RecordingBus;
 use serde::{Deserialize, Serialize, Serializer};
@@ -314,4 +314,25 @@ async fn p9_what_a_handler_publishes_is_recorded_with_its_cause() {
     let metadata = paid.envelope().metadata();
     assert_eq!(metadata.causation_id, Some(event.id()));
     assert_eq!(paid.id(), EventId::derived(event.id(), "subscription", 1));
+}
+
+/// P8: a domain service is tested with no runtime at all.
+#[test]
+fn p8_what_a_domain_service_publishes_is_recorded_or_refused() {
+    let bus = RecordingBus::new();
+    let publisher = bus.publisher();
+    publisher.publish(ordered("a", 1)).unwrap();
+    let both = publisher.publish_all(vec![ordered("a", 2), ordered("b", 3)]);
+    assert_eq!(both.unwrap().len(), 2);
+    assert_eq!(numbers(&bus), [1, 2, 3]);
+    bus.refuse_next(|events| PublishError::Full {
+        capacity: 0,
+        events,
+    });
+    let refused = publisher.publish(ordered("a", 4));
+    assert!(
+        matches!(refused, Err(PublishError::Full { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(numbers(&bus), [1, 2, 3]);
 }
