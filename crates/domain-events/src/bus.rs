@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use crate::{
     AppendError, BusStatistics, ConfigError, DeadLetter, DeadLetterGroup, DeadLetterQuery,
     EncodeError, EventId, ExportError, Health, HealthLimits, NewEvent, ProcessingOutcome, Pruned,
-    Receipt, RegistryError, Retention, StartFrom, StoreError, StoredSubscription, Subscription,
-    SubscriptionGuard, UnfaithfulError,
+    Receipt, RegistryError, Retention, StartFrom, StoreError, StoreErrorKind, StoredSubscription,
+    Subscription, SubscriptionGuard, UnfaithfulError,
 };
 
 /// An event that was not published. Nothing of a failed call was recorded or delivered, except
@@ -65,6 +65,13 @@ fn not_appended(error: &AppendError) -> &'static str {
     }
 }
 
+fn not_placed(error: &StoreError) -> &'static str {
+    match error.kind() {
+        StoreErrorKind::Pruned(_) => "it was to begin with events that were pruned",
+        _ => "the store could not be read or written",
+    }
+}
+
 /// A bus that did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -75,8 +82,8 @@ pub enum StartError {
     /// No runtime runs at the place of the call.
     #[error("the bus was not started: no tokio runtime runs here")]
     NoRuntime,
-    /// The store could not be read.
-    #[error("the bus was not started: the store could not be read")]
+    /// The store could not be read, or a subscription was to begin with what was pruned.
+    #[error("the bus was not started: {}", not_placed(.0))]
     Store(#[source] StoreError),
 }
 
@@ -95,8 +102,8 @@ pub enum SubscribeError {
         /// What cannot work.
         source: RegistryError,
     },
-    /// The store could not record or read the subscription.
-    #[error("the subscription was not made: the store could not record or read it")]
+    /// The store could not record or read the subscription, or it was to begin with what was pruned.
+    #[error("the subscription was not made: {}", not_placed(.0))]
     Store(#[source] StoreError),
     /// The bus is stopped.
     #[error("the subscription was not made: the bus is stopped")]
@@ -138,7 +145,7 @@ pub enum LetterError {
         event: EventId,
     },
     /// Nobody of that name is subscribed, and so there is nobody to replay to.
-    #[error("nothing was done: there is no subscription {subscription:?}")]
+    #[error("nothing was done: nobody is subscribed as {subscription:?}")]
     NoSuchSubscription {
         /// The name asked for.
         subscription: String,
@@ -170,8 +177,8 @@ pub enum PlaceError {
     /// The bus is not running.
     #[error("nothing was done: the bus is not running")]
     NotRunning,
-    /// The store could not be read or written.
-    #[error("nothing was done")]
+    /// The store could not be read or written, or the events from there on were pruned.
+    #[error("nothing was done: {}", not_placed(.0))]
     Store(#[from] StoreError),
     /// The place was changed, but the subscription could not take part again.
     #[error("the place was changed, and the subscription is gone")]
@@ -348,7 +355,7 @@ pub trait EventBus: Send + Sync {
     /// Writes the dead letters that `query` means to `out`, oldest first, a line of JSON each (see
     /// [`DeadLetter::to_json_line`]); in pages, so that any number takes little memory. Returns how many.
     ///
-    /// Writing blocks the thread as `out` does.
+    /// Writing blocks the thread as `out` does, which is flushed at the end.
     ///
     /// # Errors
     /// When the store cannot be read or `out` not be written to; some of the letters are written then.
@@ -367,7 +374,10 @@ pub trait EventBus: Send + Sync {
             written += page.len() as u64;
             match page.last() {
                 Some(last) if page.len() == PAGE => query = query.after(last),
-                _ => return Ok(written),
+                _ => {
+                    out.flush()?;
+                    return Ok(written);
+                }
             }
         }
     }
@@ -397,8 +407,8 @@ pub trait EventBus: Send + Sync {
     /// As [`replay`](Self::replay), for the first that cannot be replayed; then none is.
     async fn replay_all(&self, query: &DeadLetterQuery) -> Result<usize, LetterError>;
 
-    /// Gives a dead letter up for good; what is parked behind it goes on (F6). The reason is
-    /// recorded.
+    /// Gives a dead letter up for good; what is parked behind it goes on (F6). The reason is said in
+    /// the log of the program, and durable kept with the letter until its event is pruned (R8).
     ///
     /// # Errors
     /// When there is no such dead letter; durable also where the bus is not running, or the store could

@@ -117,8 +117,8 @@ impl HandlerContext {
     /// Publishes an event that follows from the handled one (P9).
     ///
     /// Correlation and causation are those of the handled event, and the id is derived from it,
-    /// unless given; so on a bus with a store a repeated attempt finds its event already there, and
-    /// without one it publishes it again, under the same id. Never waits for room
+    /// unless given; so on a bus with a store a repeated attempt finds its event already there, unless
+    /// it was pruned (R8), and without one it publishes it again, under the same id. Never waits for room
     /// that only the handler could free (P5).
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Deliveries given up and kept for a person: which there are, and what they have in common (F6).
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use crate::{AggregateRef, EventEnvelope, EventId, Position, Timestamp};
 
@@ -44,7 +44,8 @@ impl DeadLetterReason {
 /// A delivery given up, kept for a person.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Its number in the order in which letters were kept, from 1; zero as long as it is not.
+    /// Its number in the order in which letters were kept, from 1; zero as long as it is not. One that is
+    /// replayed and dies again is another letter, with a number of its own.
     pub number: u64,
     /// The name of the subscription.
     pub subscription: Arc<str>,
@@ -193,6 +194,34 @@ impl DeadLetterQuery {
     }
 }
 
+/// The conditions, in the words of a log; `all` where there is none.
+impl fmt::Display for DeadLetterQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named =
+            |name: &'static str, value: Option<String>| value.map(|it| format!("{name} {it}"));
+        let text = |text: &Option<Arc<str>>| text.as_ref().map(|it| format!("{it:?}"));
+        let times = self.dead_at.as_ref();
+        let conditions = [
+            named("of", text(&self.subscription)),
+            named("event", self.event.map(|it| it.to_string())),
+            named("type", text(&self.event_type)),
+            named(
+                "aggregate",
+                self.aggregate.as_ref().map(ToString::to_string),
+            ),
+            named("error", text(&self.error)),
+            named("from", times.map(|it| it.start().to_string())),
+            named("to", times.map(|it| it.end().to_string())),
+            named("after", (self.after > 0).then(|| self.after.to_string())),
+        ];
+        let conditions: Vec<String> = conditions.into_iter().flatten().collect();
+        match conditions.is_empty() {
+            true => f.write_str("all"),
+            false => f.write_str(&conditions.join(", ")),
+        }
+    }
+}
+
 /// Dead letters of one subscription whose last attempts failed alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterGroup {
@@ -303,6 +332,13 @@ mod tests {
             DeadLetterQuery::of("mail").dead_at(time(6, 9)),
             DeadLetterQuery::of("mail").after(&one),
         ];
+        let told: Vec<_> = meant.iter().map(ToString::to_string).collect();
+        assert_eq!(told[0], "all");
+        assert_eq!(told[2], "of \"mail\", type \"shop.placed\"");
+        assert_eq!(
+            told[5],
+            "of \"mail\", error \"bounced\", from 1970-01-01T00:00:00.000005Z, to 1970-01-01T00:00:00.000005Z"
+        );
         assert!(meant.iter().all(|query| query.matches(&one)));
         assert!(!not_meant.iter().any(|query| query.matches(&one)));
     }

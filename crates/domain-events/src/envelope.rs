@@ -224,7 +224,8 @@ impl NewEvent {
         self
     }
 
-    /// Gives the event's id: publishing the same event again finds it in the log (P6).
+    /// Gives the event's id: publishing the same event again finds it in the log, for as long as that is
+    /// kept (P6, R8).
     #[must_use]
     pub fn id(mut self, id: EventId) -> Self {
         self.given.id = true;

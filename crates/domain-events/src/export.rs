@@ -44,9 +44,13 @@ struct Line<'a> {
 }
 
 impl DeadLetter {
-    /// The letter as one line of JSON, without its end: names, times as RFC 3339 in UTC, and the payload
-    /// as `payload` where it is JSON, written as it was, else its bytes in hexadecimal as
-    /// `payload_hex`; a payload that cannot be encoded is left out.
+    /// The letter as one line of JSON, without its end: `number`, `subscription`, `reason`, `attempts`,
+    /// `error`, `first_attempt_at`, `dead_at`; of the event `event_id`, `event_type`, `schema_version`,
+    /// `aggregate_type`, `aggregate_id`, `urgency`, `position`, `version`, `occurred_at`, `recorded_at`,
+    /// `correlation_id`, `causation_id`, `metadata`. Times are RFC 3339 in UTC; what there is not is null.
+    ///
+    /// The payload is `payload` where it is JSON, written as it was, else its bytes in hexadecimal are
+    /// `payload_hex`; one that cannot be encoded is left out.
     ///
     /// ```
     /// # fn show(letter: &domain_events::DeadLetter) {

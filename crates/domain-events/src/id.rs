@@ -50,7 +50,8 @@ impl EventId {
     /// The id of what `key` names at time `at`: the same for the same arguments, always.
     ///
     /// For events that come from outside under a natural key: publishing one again finds it in the
-    /// log (P6). `key` must name the event among everything the application stores.
+    /// log, for as long as that is kept (P6, R8). `key` must name the event among everything the
+    /// application stores.
     pub fn from_key(at: Timestamp, key: &str) -> Self {
         Self::hashed(
             millis(at).to_be_bytes()[2..].try_into().unwrap_or([0; 6]),

@@ -21,7 +21,8 @@ pub enum EventQuery {
     /// All that are kept (R8). An event that was pruned, and is kept for a dead letter, is none of
     /// any query but [`Unfinished`](Self::Unfinished); it is found by its id.
     Log,
-    /// Those of one aggregate with these versions.
+    /// Those of one aggregate with these versions. Where its beginning was pruned (R8), the first that is
+    /// read has not the first version that was asked for.
     History(AggregateRef, RangeInclusive<Version>),
     /// Those of the type with this name.
     OfType(Arc<str>),

@@ -80,7 +80,8 @@ impl Receipt {
         self.recorded
     }
 
-    /// Whether the log had the same event before, so that it was not appended again (P6).
+    /// Whether the log had the same event before, so that it was not appended again (P6). It knows those
+    /// that it keeps (R8).
     pub fn was_already_there(&self) -> bool {
         self.already_there
     }

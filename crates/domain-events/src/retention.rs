@@ -4,6 +4,11 @@ use crate::{Position, StartFrom, StoreError, StoreErrorKind, Timestamp};
 
 /// Which events a log keeps at least; those before them may be pruned once every subscription that
 /// the store knows has finished them (R8).
+///
+/// What is pruned is known no more: the history of an aggregate begins later (its first version is then
+/// not 1, and a state is to be folded from a snapshot of one's own), and an event with the id of one
+/// that was pruned is a new one (P6). So a dead letter that is replayed publishes again what it had
+/// published before, where that was pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
     /// So many of the latest.
@@ -17,14 +22,17 @@ pub enum Retention {
 /// What became of a log that was pruned (R8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// How many events were removed.
+    /// How many events were removed; those among them that an earlier pruning had kept, for dead letters
+    /// that were settled since.
     pub events: u64,
     /// The log is kept after this position.
     pub through: Position,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{subscription:?} was to begin after position {wanted}, and the log is kept after {kept}")]
+#[error(
+    "{subscription:?} was to begin after position {wanted}: it can begin after {kept}, from where the log is kept, or later"
+)]
 struct BeginsInPruned {
     subscription: Box<str>,
     wanted: Position,

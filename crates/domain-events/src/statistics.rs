@@ -125,7 +125,8 @@ pub struct BusStatistics {
     pub accepted: u64,
     /// Events taken up from the log by recovery or catching up, and dead letters replayed.
     pub recovered: u64,
-    /// Events with which every subscription is done.
+    /// Events that take no memory any more: every subscription is done with them, or has left them to the
+    /// log, as behind a dead letter.
     pub finished: u64,
     /// Events that take memory: queued, running, or waiting for a retry.
     pub in_flight: u64,

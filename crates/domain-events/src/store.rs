@@ -84,7 +84,16 @@ impl StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:?})", self.what, self.kind)
+        match self.kind {
+            StoreErrorKind::Pruned(through) => {
+                write!(
+                    f,
+                    "{} (the log is kept after position {through})",
+                    self.what
+                )
+            }
+            kind => write!(f, "{} ({kind:?})", self.what),
+        }
     }
 }
 

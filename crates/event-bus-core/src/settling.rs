@@ -26,7 +26,7 @@ pub(crate) async fn replay_all(
 ) -> Result<usize, LetterError> {
     check_running(engine)?;
     let count = replay_those(engine, query).await?;
-    say!(info, "dead letters replayed", "letters" = count; format_args!("{query:?}"));
+    say!(info, "dead letters replayed", "letters" = count; query);
     Ok(count)
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn discard_all(
     reason: &str,
 ) -> Result<usize, LetterError> {
     let count = discard_those(engine, query, reason).await?;
-    say!(info, "dead letters discarded", "letters" = count; format_args!("{query:?}: {reason}"));
+    say!(info, "dead letters discarded", "letters" = count; format_args!("{query}: {reason}"));
     Ok(count)
 }
 

@@ -317,6 +317,20 @@ pub(crate) fn event_type(conn: &mut Conn, key: i64) -> QueryResult<Option<String
         .optional()
 }
 
+/// Keys and names of the event types behind a key.
+pub(crate) fn event_types_after(
+    conn: &mut Conn,
+    key: i64,
+    limit: usize,
+) -> QueryResult<Vec<(i64, String)>> {
+    let rows = de_event_types::table
+        .filter(de_event_types::type_key.gt(key))
+        .order(de_event_types::type_key)
+        .select((de_event_types::type_key, de_event_types::event_type))
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
+}
+
 pub(crate) fn last_event_type_key(conn: &mut Conn) -> QueryResult<i64> {
     let key = de_event_types::table.select(max(de_event_types::type_key));
     key.get_result::<Option<i64>>(conn)
@@ -1389,6 +1403,21 @@ pub(crate) fn insert_processing(conn: &mut Conn, row: &ProcessingRow) -> QueryRe
         .execute(conn)
 }
 
+/// Attempts behind one: number, event, attempt and result.
+pub(crate) fn processing_after(
+    conn: &mut Conn,
+    id: i64,
+    limit: usize,
+) -> QueryResult<Vec<(i64, Vec<u8>, i64, String)>> {
+    use de_processing::{attempt, event_id, processing_id, result};
+    let rows = de_processing::table
+        .filter(processing_id.gt(id))
+        .order(processing_id)
+        .select((processing_id, event_id, attempt, result))
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
+}
+
 /// Deletes all but the latest rows.
 pub(crate) fn keep_processing(conn: &mut Conn, latest: i64) -> QueryResult<usize> {
     let last = de_processing::table
@@ -1425,6 +1454,16 @@ pub(crate) fn last_run(conn: &mut Conn) -> QueryResult<Option<(i64, Option<i64>,
         .select((de_runs::run_id, de_runs::ended_at, de_runs::repeats_through))
         .get_result(conn)
         .optional()
+}
+
+/// Runs behind one: number, and up to where a delivery may be a repeat.
+pub(crate) fn runs_after(conn: &mut Conn, id: i64, limit: usize) -> QueryResult<Vec<(i64, i64)>> {
+    let rows = de_runs::table
+        .filter(de_runs::run_id.gt(id))
+        .order(de_runs::run_id)
+        .select((de_runs::run_id, de_runs::repeats_through))
+        .load_iter::<_, DefaultLoadingMode>(conn)?;
+    rows.take(limit).collect()
 }
 
 pub(crate) fn insert_run(

@@ -39,7 +39,8 @@ impl fmt::Display for Verification {
             return write!(f, "{rows} rows checked: sound");
         }
         let found = self.findings.len() as u64 + self.more;
-        write!(f, "{rows} rows checked: {found} findings")?;
+        let findings = if found == 1 { "finding" } else { "findings" };
+        write!(f, "{rows} rows checked: {found} {findings}")?;
         self.findings
             .iter()
             .try_for_each(|finding| write!(f, "\n{finding}"))?;
@@ -228,6 +229,18 @@ pub enum Rule {
     Progress {
         /// How far the subscription has come.
         through: i64,
+    },
+    /// The name of an event type is not empty, and not too long.
+    #[error("the name is empty or too long")]
+    Name,
+    /// An attempt has a result that is known.
+    #[error("the result is not known")]
+    AttemptResult,
+    /// A run tells up to where a delivery may be a repeat.
+    #[error("what may be a repeat does not end within 0 and {given}")]
+    Repeats {
+        /// The greatest position that was given.
+        given: i64,
     },
     /// A subscription is paused for a reason that is known.
     #[error("the reason of the pause is not known")]

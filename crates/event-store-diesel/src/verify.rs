@@ -5,6 +5,7 @@ mod histories;
 mod letters;
 mod log;
 mod progress;
+mod records;
 mod standings;
 mod tables;
 
@@ -86,6 +87,11 @@ impl SqliteEventStore {
         self.check(exceptions::Started::default(), &mut found)
             .await?;
         self.check(letters::Letters::default(), &mut found).await?;
+        self.check(records::EventTypes::default(), &mut found)
+            .await?;
+        self.check(records::Processing::default(), &mut found)
+            .await?;
+        self.check(records::Runs::default(), &mut found).await?;
         Ok(found)
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -49,6 +50,14 @@ pub(crate) enum Fault {
     NotCommitted(StoreError),
     /// The commit itself failed.
     Unknown(StoreError),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotCommitted(error) | Self::Unknown(error) => error.fmt(f),
+        }
+    }
 }
 
 impl Fault {
@@ -127,7 +136,7 @@ impl Writer {
     pub(crate) fn write(&mut self, mut group: Vec<Box<dyn Request>>) {
         let end = self.commit(&mut group);
         if let Err(fault) = &end {
-            log::warn!(requests = group.len(), kind:? = fault.kind(); "a transaction was not committed");
+            log::warn!(requests = group.len(), kind:? = fault.kind(); "a transaction was not committed: {fault}");
             if group.len() > 1 && fault.may_be_of_one() {
                 return group
                     .into_iter()

@@ -20,10 +20,11 @@ pub use error::SystemError;
 
 #[doc(no_inline)]
 pub use domain_events::{
-    self, Batch, BatchHandler, BatchVerdicts, CircuitBreaker, DeadLetterQuery, DomainEvent,
-    DomainEventPublisher, Event, EventHandler, FailurePolicy, HandlerContext, HandlerError, Health,
-    NewEvent, Ordering, Priority, Pruned, Receipt, Retention, RetryPolicy, StartFrom, Subscription,
-    SubscriptionGuard, Urgency,
+    self, Batch, BatchHandler, BatchVerdicts, CircuitBreaker, DeadLetter, DeadLetterQuery,
+    DomainEvent, DomainEventPublisher, Event, EventBus, EventHandler, EventId, EventStore,
+    FailurePolicy, HandlerContext, HandlerError, Health, NewEvent, Ordering, Position, Priority,
+    Pruned, Receipt, Retention, RetryPolicy, StartFrom, StoredSubscription, Subscription,
+    SubscriptionGuard, Timestamp, Urgency,
 };
 #[doc(no_inline)]
 pub use event_bus_core::BusConfig;
@@ -31,7 +32,7 @@ pub use event_bus_core::BusConfig;
 #[doc(no_inline)]
 pub use event_bus_core::metrics;
 #[doc(no_inline)]
-pub use event_store_diesel::SqliteOptions;
+pub use event_store_diesel::{self, SqliteEventStore, SqliteOptions};
 
 /// The README of the project, so that its program is compiled.
 #[cfg(doctest)]

@@ -126,7 +126,8 @@ impl EventSystem {
         self.bus.wait_idle().await
     }
 
-    /// Has a subscription begin anew at another place of the log, as to build a projection again (D8).
+    /// Has a subscription begin anew at another place of the log, as to build a projection again (D8). What
+    /// waits, is blocked or is a dead letter of it from there on is forgotten.
     ///
     /// # Errors
     /// As [`EventBus::reset`].
@@ -160,7 +161,8 @@ impl EventSystem {
         self.bus.prune(keep).await
     }
 
-    /// Up to `limit` of the dead letters that `query` means, oldest first (F6).
+    /// Up to `limit` of the dead letters that `query` means, oldest first (F6). The next page is that of
+    /// the query [after](DeadLetterQuery::after) the last letter.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -213,7 +215,8 @@ impl EventSystem {
         self.bus.replay_all(query).await
     }
 
-    /// Gives a dead letter up for good (F6); what is parked behind it goes on.
+    /// Gives a dead letter up for good (F6); what is parked behind it goes on. The reason is said in the log
+    /// of the program, and durable kept with the letter until its event is pruned.
     ///
     /// # Errors
     /// When there is no such dead letter, or the store could not be read.

@@ -3,9 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use domain_events::{
-    BlockedAggregate, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryStore, EventStore,
-    PauseReason, Position, Progress, Registration, Retention, StartFrom, SubscriptionId, Timestamp,
-    Version, WaitingDelivery,
+    AttemptResult, BlockedAggregate, DeadLetter, DeadLetterReason, DeliveryChange, DeliveryStore,
+    EventStore, PauseReason, Position, ProcessingOutcome, Progress, Registration, Retention,
+    StartFrom, SubscriptionId, Timestamp, Version, WaitingDelivery,
 };
 use event_store_diesel::{SqliteEventStore, SqliteOptions, Verification};
 use event_testkit::event_store::{append_all, notebook, noted};
@@ -101,6 +101,18 @@ async fn fill(store: &SqliteEventStore) {
         DeliveryChange::Started(one, Position::new(9)),
         progressed(two, 8, &[6, 7]),
         DeliveryChange::Paused(two, Some(PauseReason::Asked)),
+        DeliveryChange::Processed {
+            attempts: vec![ProcessingOutcome {
+                subscription: "one".into(),
+                event_id: domain_events::EventId::new(),
+                position: Some(Position::new(2)),
+                attempt: 1,
+                result: AttemptResult::Failed("the secret".to_owned()),
+                ended_at: Timestamp::now(),
+                took: std::time::Duration::ZERO,
+            }],
+            keep: 10,
+        },
     ];
     change(store, changes).await;
 }
@@ -117,9 +129,12 @@ fn assert_sound(found: &Verification) {
         ("de_aggregates", 3),
         ("de_blocked", 3),
         ("de_dead_letters", 4),
+        ("de_event_types", 1),
         ("de_events", 12),
         ("de_format", 1),
+        ("de_processing", 1),
         ("de_retention", 1),
+        ("de_runs", 1),
         ("de_started", 1),
         ("de_subscriptions", 2),
         ("de_waiting", 2),
@@ -522,6 +537,22 @@ async fn a_delivery_without_its_event_or_its_subscription_is_found() {
 async fn values_that_no_program_writes_are_found() {
     assert_found([
         (
+            "UPDATE de_processing SET result = 'garbage', attempt = 0, event_id = x'00'",
+            &[
+                "de_processing, row 1: the event is missing",
+                "de_processing, row 1: no attempt was made",
+                "de_processing, row 1: the result is not known",
+            ][..],
+        ),
+        (
+            "INSERT INTO de_event_types VALUES (7, '')",
+            &["de_event_types, row 7: the name is empty or too long"],
+        ),
+        (
+            "UPDATE de_runs SET repeats_through = 13",
+            &["de_runs, row 1: what may be a repeat does not end within 0 and 12"],
+        ),
+        (
             "UPDATE de_subscriptions SET unfinished = x'80' WHERE subscription_id = 2",
             &["de_subscriptions, row 2: the unfinished positions cannot be read, or do not ascend to 8"],
         ),
@@ -636,7 +667,7 @@ async fn many_findings_are_counted_and_the_first_are_kept() {
     let text = found.to_string();
     assert_eq!(text.lines().count(), 1_002);
     assert!(
-        text.starts_with("1503 rows checked: 1500 findings\n"),
+        text.starts_with("1504 rows checked: 1500 findings\n"),
         "{text:.60}"
     );
     assert!(text.ends_with("\nand 500 more"));
