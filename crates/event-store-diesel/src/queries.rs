@@ -1403,12 +1403,15 @@ pub(crate) fn insert_processing(conn: &mut Conn, row: &ProcessingRow) -> QueryRe
         .execute(conn)
 }
 
-/// Attempts behind one: number, event, attempt and result.
+/// An attempt: its row, event, number and result.
+pub(crate) type AttemptRow = (i64, Vec<u8>, i64, String);
+
+/// Attempts behind one.
 pub(crate) fn processing_after(
     conn: &mut Conn,
     id: i64,
     limit: usize,
-) -> QueryResult<Vec<(i64, Vec<u8>, i64, String)>> {
+) -> QueryResult<Vec<AttemptRow>> {
     use de_processing::{attempt, event_id, processing_id, result};
     let rows = de_processing::table
         .filter(processing_id.gt(id))
