@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use diesel::{
     connection::{DefaultLoadingMode, LoadConnection, SimpleConnection},
     dsl::{count_star, max, min, sql},
+    expression::{AppearsOnTable, Expression, SelectableExpression, ValidGrouping, is_aggregate},
     prelude::*,
     query_builder::{AsQuery, AstPass, Query, QueryFragment, QueryId},
     sql_types::{BigInt, Binary, Nullable, Text},
@@ -427,6 +428,7 @@ pub(crate) fn events_between(
     let events = found_events::table
         .filter(found_events::position.gt(after))
         .filter(found_events::position.le(last))
+        .filter(found_events::position.gt(PrunedThrough))
         .order(found_events::position)
         .select(found_events::all_columns);
     found(conn, events, limit)
@@ -478,6 +480,7 @@ pub(crate) fn events_of_aggregate(
         .filter(found_events::version.ge(versions.start()))
         .filter(found_events::version.le(versions.end()))
         .filter(found_events::position.gt(after))
+        .filter(found_events::position.gt(PrunedThrough))
         .order(found_events::version)
         .select(found_events::all_columns);
     found(conn, events, limit)
@@ -643,6 +646,7 @@ pub(crate) fn events_of_type(
         .filter(found_events::type_key.eq(key))
         .filter(found_events::position.gt(after))
         .filter(found_events::position.le(last))
+        .filter(found_events::position.gt(PrunedThrough))
         .order(found_events::position)
         .select(found_events::all_columns);
     found(conn, events, limit)
@@ -659,6 +663,7 @@ pub(crate) fn beginning(
         .filter(found_events::event_id.eq(id))
         .filter(found_events::correlation_id.eq(id))
         .filter(found_events::position.gt(after))
+        .filter(found_events::position.gt(PrunedThrough))
         .select(found_events::all_columns);
     found(conn, event, 1)
 }
@@ -675,6 +680,7 @@ pub(crate) fn events_of_chain(
         .filter(found_events::correlation_id.eq(id))
         .filter(found_events::correlation_id.ne(found_events::event_id))
         .filter(found_events::position.gt(after))
+        .filter(found_events::position.gt(PrunedThrough))
         .order(found_events::position)
         .select(found_events::all_columns);
     found(conn, events, limit)
@@ -752,6 +758,30 @@ pub(crate) fn count_aggregates(conn: &mut Conn) -> QueryResult<i64> {
 }
 
 // The log: pruning
+
+/// The position up to which the log was pruned, within a statement that reads behind it: so both are of
+/// one moment. Written out, because Diesel prepares what it is given as text again each time.
+#[derive(Debug, Clone, Copy, QueryId)]
+struct PrunedThrough;
+
+impl<G> ValidGrouping<G> for PrunedThrough {
+    type IsAggregate = is_aggregate::Never;
+}
+
+impl Expression for PrunedThrough {
+    type SqlType = BigInt;
+}
+
+impl QueryFragment<Sqlite> for PrunedThrough {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        pass.push_sql("(SELECT pruned_through FROM de_retention)");
+        Ok(())
+    }
+}
+
+impl<T> AppearsOnTable<T> for PrunedThrough {}
+
+impl<T> SelectableExpression<T> for PrunedThrough {}
 
 /// The position up to which the log was pruned, zero where it never was.
 pub(crate) fn pruned_through(conn: &mut Conn) -> QueryResult<i64> {

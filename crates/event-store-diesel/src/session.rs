@@ -82,16 +82,17 @@ impl Session {
         after: Position,
         limit: usize,
     ) -> QueryResult<Page> {
-        // The parts must not tell of different states: a page would leave out what came or went
-        // between them.
-        let rows = self.at_once(|session| {
-            let after = after.max(session.not_read(query)?);
-            Selection::of(session, query)?.page(session, after, limit)
-        })?;
+        let page = |session: &mut Self| Selection::of(session, query)?.page(session, after, limit);
+        let rows = match query {
+            // Asked in several parts, which must not tell of different states: a page would leave
+            // out what came between them.
+            EventQuery::Correlated(_) | EventQuery::Unfinished => self.at_once(page),
+            _ => page(self),
+        }?;
         self.names.page(&mut self.conn, rows)
     }
 
-    /// Events up to here are none that `query` means, be it that some are kept for dead letters.
+    /// Events up to here are none that `query` counts, be it that some are kept for dead letters.
     fn not_read(&mut self, query: &EventQuery) -> QueryResult<Position> {
         match query {
             EventQuery::Unfinished => Ok(Position::ZERO),
