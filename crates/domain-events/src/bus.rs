@@ -263,8 +263,8 @@ pub trait EventBus: Send + Sync {
     /// Adds a subscription, before or after the start (L4).
     ///
     /// # Errors
-    /// When the name is taken, also by a removed subscription whose last attempt this call is in, or
-    /// the subscription cannot work.
+    /// When the name, or a former one, is taken, also by a removed subscription whose last attempt this
+    /// call is in, or the subscription cannot work.
     ///
     /// # Cancellation
     /// A dropped future may still have subscribed.
@@ -309,7 +309,7 @@ pub trait EventBus: Send + Sync {
     /// # Errors
     /// When the bus has no store or is not running, the store does not know the name, the log was pruned
     /// there ([`StoreErrorKind::Pruned`](crate::StoreErrorKind::Pruned)), or the call comes from inside a
-    /// handler.
+    /// handler. Where the store fails, the subscription goes on where it was; that is waited for.
     ///
     /// # Cancellation
     /// A dropped future may have reset it, and still does.
@@ -319,8 +319,8 @@ pub trait EventBus: Send + Sync {
     /// (D8).
     ///
     /// # Errors
-    /// When the bus has no store or is not running, the store does not know the name, or somebody is
-    /// subscribed by it.
+    /// When the bus has no store or is not running, the store does not know the name, somebody is
+    /// subscribed by it, or the call comes from inside a handler.
     async fn forget(&self, name: &str) -> Result<(), PlaceError>;
 
     /// What the store keeps of every subscription, also of those that nobody is subscribed by; empty

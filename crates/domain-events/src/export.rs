@@ -91,10 +91,11 @@ impl DeadLetter {
             causation_id: causation_id.map(|id| id.to_string()),
             metadata: entries,
         };
-        let mut text = serde_json::to_string(&line).unwrap_or_else(|_| "{}".to_owned());
-        if let Ok(payload) = event.payload() {
+        let mut text = serde_json::to_string(&line).unwrap_or_default();
+        if let Ok(payload) = event.payload()
             // Before the brace that ends it.
-            text.pop();
+            && text.pop().is_some()
+        {
             text.push_str(&member(payload));
             text.push('}');
         }

@@ -32,7 +32,7 @@ macro_rules! counted_from_one {
 
             /// The place that follows.
             pub const fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
 
             /// The place before; the place before zero is zero.

@@ -247,7 +247,8 @@ pub trait EventStore: Send + Sync {
     /// When the store cannot be read.
     async fn summary(&self, query: &EventQuery) -> Result<EventSummary, StoreError>;
 
-    /// What the store holds.
+    /// What the store holds. Reads much of it, as to count the events of each type and to measure the
+    /// tables: for a person who looks, not for every second.
     ///
     /// # Errors
     /// When the store cannot be read.

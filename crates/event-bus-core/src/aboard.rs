@@ -66,20 +66,24 @@ pub(crate) async fn join(
     let Some(subscription) = subscription else {
         return Err(SubscribeError::Stopped);
     };
-    match Claim::of(engine, subscription.name()).await {
-        Some(claim) => register(engine, stores, subscription, claim).await,
+    // What the store knows by a former name becomes this one's.
+    let mut names = subscription.former_names().to_vec();
+    names.push(Arc::clone(subscription.name()));
+    match Claim::of(engine, names).await {
+        Some(claim) => register(engine, stores, subscription, Some(claim)).await,
         None => Err(SubscribeError::DuplicateName(Arc::clone(
             subscription.name(),
         ))),
     }
 }
 
-/// Takes a subscription aboard with what the store knows of its name, which is claimed until it is.
+/// Takes a subscription aboard with what the store knows of its name, which is claimed until it is: with
+/// `claim`, or by the caller, who must not be dropped meanwhile.
 pub(crate) async fn register(
     engine: &Arc<Engine>,
     stores: &Stores,
     subscription: Subscription,
-    claim: Claim,
+    claim: Option<Claim>,
 ) -> Result<(), SubscribeError> {
     let wanted = registration(&subscription);
     let mut subscription = Some(subscription);

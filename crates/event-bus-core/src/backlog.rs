@@ -243,13 +243,12 @@ impl State {
             self.unsaved.change([row], None);
             after.saver = true;
         }
-        let covered = ended.covered(std::iter::empty());
+        let mut covered = ended.covered(std::iter::empty());
+        covered.sort_unstable();
         if let Behind::Memory(behind) = ended.behind {
             for record in behind {
-                let has_row = record
-                    .envelope
-                    .position()
-                    .is_some_and(|it| covered.contains(&it));
+                let position = record.envelope.position();
+                let has_row = position.is_some_and(|it| covered.binary_search(&it).is_ok());
                 if let Some(target) = record.target(subscribed).filter(|_| has_row) {
                     self.leave(subscribed.pipeline, &record, target, after);
                     after.told.push(record);

@@ -110,8 +110,10 @@ impl InMemoryEventBus {
             ..
         } = &mut *planned;
         let name = subscription.name();
-        if subscriptions.iter().any(|other| other.name() == name) {
-            return Some(Err(SubscribeError::DuplicateName(Arc::clone(name))));
+        let is_taken = |name: &&Arc<str>| subscriptions.iter().any(|other| other.name() == *name);
+        let mut names = [name].into_iter().chain(subscription.former_names());
+        if let Some(taken) = names.find(is_taken) {
+            return Some(Err(SubscribeError::DuplicateName(Arc::clone(taken))));
         }
         if let Err(source) = subscription.check(registry) {
             let name = Arc::clone(name);

@@ -94,8 +94,11 @@ async fn skip_pruned(
             hand_over(engine, pipeline, vec![event]).await;
             Ok(true)
         }
-        // What waits is kept.
-        (Some(_), None) => Ok(false),
+        // What waits is kept, unless its subscription has gone meanwhile.
+        (Some(position), None) => Ok(engine.look(|state| {
+            let range = (position.previous(), position);
+            state.subscriptions.first_waiting(pipeline, range).is_none()
+        })),
     }
 }
 

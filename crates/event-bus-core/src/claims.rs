@@ -5,50 +5,48 @@ use std::sync::Arc;
 
 use crate::{engine::Engine, inside, state::State};
 
-/// A name that is one's own until this is dropped.
+/// Names that are one's own until this is dropped.
 pub(crate) struct Claim {
     engine: Arc<Engine>,
-    name: Arc<str>,
+    names: Vec<Arc<str>>,
 }
 
 impl Claim {
-    /// Waits until nobody has the name and nobody of it is on its way off. `None` from inside a
-    /// handler, whose own end may be waited for.
-    pub(crate) async fn of(engine: &Arc<Engine>, name: &Arc<str>) -> Option<Self> {
+    /// Waits until nobody has claimed one of the names and nobody of them is on its way off. `None` from
+    /// inside a handler, whose own end may be waited for.
+    pub(crate) async fn of(engine: &Arc<Engine>, names: Vec<Arc<str>>) -> Option<Self> {
+        let are_free = |state: &State| names.iter().all(|name| state.is_free(name));
         loop {
-            let claimed = engine.step(|state, _| state.claim(name));
+            let claimed = engine.step(|state, _| {
+                let claimed = are_free(state);
+                if claimed {
+                    state.claims.extend(names.iter().cloned());
+                }
+                claimed
+            });
             if claimed {
-                return Some(Self {
-                    engine: Arc::clone(engine),
-                    name: Arc::clone(name),
-                });
+                break;
             }
             if inside::is_inside(engine.id) {
                 return None;
             }
-            engine.until_quiet(|state| state.is_free(name)).await;
+            engine.until_quiet(are_free).await;
         }
+        let engine = Arc::clone(engine);
+        Some(Self { engine, names })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         self.engine.step(|state, after| {
-            state.claims.retain(|claimed| *claimed != self.name);
+            state.claims.retain(|claimed| !self.names.contains(claimed));
             after.quiet = true;
         });
     }
 }
 
 impl State {
-    fn claim(&mut self, name: &Arc<str>) -> bool {
-        let is_free = self.is_free(name);
-        if is_free {
-            self.claims.push(Arc::clone(name));
-        }
-        is_free
-    }
-
     fn is_free(&self, name: &str) -> bool {
         !self.is_claimed(name) && !self.is_leaving(name)
     }

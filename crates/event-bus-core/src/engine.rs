@@ -210,6 +210,8 @@ impl Engine {
             .as_ref()
             .map_or_else(Instant::now, |(.., since)| *since);
         *trouble = Some((kind, error.into(), since));
+        drop(trouble);
+        self.quiet.notify_waiters();
     }
 
     /// Notes that the store serves the bus.

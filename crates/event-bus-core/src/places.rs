@@ -1,8 +1,12 @@
 //! Where subscriptions are in the log, changed by whoever operates them: begun anew, forgotten (D8).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use domain_events::{DeliveryChange, PlaceError, Pruned, Retention, StartFrom, StoreError};
+use domain_events::{
+    DeliveryChange, PlaceError, Pruned, Retention, StartFrom, StoreError, SubscribeError,
+    Subscription,
+};
+use tokio::time::timeout;
 
 use crate::{
     aboard, ashore,
@@ -12,7 +16,11 @@ use crate::{
     lifecycle::Phase,
     progress,
     say::say,
+    state::State,
 };
+
+/// How long after a fault of the store its next use is tried.
+const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// Has a subscription begin anew at another place.
 pub(crate) async fn reset(
@@ -31,13 +39,37 @@ pub(crate) async fn reset(
     }
     let change = DeliveryChange::Reset(Arc::clone(&name), start);
     let reset = progress::save(stores, vec![change]).await;
-    let joined = match subscription {
-        Some(subscription) => aboard::register(engine, stores, subscription, claim).await,
+    let back = match subscription {
+        Some(subscription) => come_back(engine, stores, subscription).await,
         None => Ok(()),
     };
+    drop(claim);
     reset?;
     say!(info, "subscription reset", "subscription" = name; format_args!("{start:?}"));
-    joined.map_err(PlaceError::Subscribe)
+    back.map_err(PlaceError::Subscribe)
+}
+
+/// Takes a subscription aboard again whose name is claimed; a fault of the store is waited out, for else
+/// nobody was subscribed any more.
+async fn come_back(
+    engine: &Arc<Engine>,
+    stores: &Stores,
+    subscription: Subscription,
+) -> Result<(), SubscribeError> {
+    loop {
+        match aboard::register(engine, stores, subscription.clone(), None).await {
+            Err(SubscribeError::Store(error)) if engine.lifecycle.phase() == Phase::Running => {
+                engine.store_fails(error.kind(), &error.to_string());
+                let name = subscription.name();
+                say!(error, "subscription not taken aboard again", "subscription" = name; error);
+                let _ = timeout(AFTER_FAULT, engine.lifecycle.closing()).await;
+            }
+            ended => {
+                engine.store_works();
+                return ended;
+            }
+        }
+    }
 }
 
 /// Removes what the store keeps of a subscription.
@@ -64,7 +96,12 @@ pub(crate) async fn prune(engine: &Engine, keep: Retention) -> Result<Pruned, St
             state.unsaved.next_save()
         });
         let _hurry = engine.hurry();
-        progress::committed(engine, save).await;
+        // Where the store is at fault, less can be pruned, and the store says why nothing is.
+        let is_over = |state: &State| {
+            let is_saved = state.unsaved.saves() >= save;
+            is_saved || state.is_closed || engine.store_trouble().is_some()
+        };
+        engine.until_quiet(is_over).await;
     }
     stores.deliveries.prune(keep).await
 }
@@ -81,7 +118,7 @@ async fn claim<'a>(
     if engine.lifecycle.phase() != Phase::Running {
         return Err(PlaceError::NotRunning);
     }
-    let claim = Claim::of(engine, name).await;
+    let claim = Claim::of(engine, vec![Arc::clone(name)]).await;
     let claim = claim.ok_or(PlaceError::InsideHandler)?;
     let stored = stores.deliveries.subscriptions().await?;
     match stored.iter().any(|it| it.name == *name) {

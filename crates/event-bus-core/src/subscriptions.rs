@@ -109,11 +109,12 @@ pub(crate) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Checks that `subscription` can work and that its name is free.
+    /// Checks that `subscription` can work and that its name is free, as those that it had formerly.
     pub(crate) fn check(&mut self, subscription: &Subscription) -> Result<(), SubscribeError> {
         let name = subscription.name();
-        if self.named(name).is_some() {
-            return Err(SubscribeError::DuplicateName(Arc::clone(name)));
+        let mut names = [name].into_iter().chain(subscription.former_names());
+        if let Some(taken) = names.find(|name| self.named(name).is_some()) {
+            return Err(SubscribeError::DuplicateName(Arc::clone(taken)));
         }
         subscription
             .check(&mut self.registry)

@@ -145,6 +145,8 @@ fn set_up_writer(
         pragma("synchronous", synchronous),
         pragma("foreign_keys", 1),
         pragma("wal_autocheckpoint", options.checkpoint_pages),
+        // A reader may have made it grow; else it would stay so until the last connection closes.
+        pragma("journal_size_limit", wal_limit(options)),
         cache(options),
     ];
     set_up(conn, &settings)?;
@@ -155,6 +157,12 @@ fn set_up_writer(
         Place::File(_) => set_wal(conn),
         Place::Memory => Ok(()),
     }
+}
+
+/// How many bytes of the write-ahead log stay when it begins anew: twice what is in it at a checkpoint.
+fn wal_limit(options: &SqliteOptions) -> i64 {
+    const PAGE_BYTES: i64 = 4_096;
+    2 * PAGE_BYTES * i64::from(options.checkpoint_pages)
 }
 
 struct Pragma {

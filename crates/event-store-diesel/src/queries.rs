@@ -827,8 +827,14 @@ pub(crate) fn prune_events(conn: &mut Conn, after: i64, last: i64) -> QueryResul
         .filter(de_dead_letters::position.gt(after))
         .filter(de_dead_letters::position.le(last))
         .select(de_dead_letters::position);
-    let replays = de_waiting::table.select(de_waiting::position);
-    let started = de_started::table.select(de_started::position);
+    let replays = de_waiting::table
+        .filter(de_waiting::position.gt(after))
+        .filter(de_waiting::position.le(last))
+        .select(de_waiting::position);
+    let started = de_started::table
+        .filter(de_started::position.gt(after))
+        .filter(de_started::position.le(last))
+        .select(de_started::position);
     let events = de_events::table
         .filter(position.gt(after))
         .filter(position.le(last))

@@ -108,7 +108,9 @@ fn finished_by_all(session: &mut Session) -> QueryResult<i64> {
         let unfinished = positions::decode(&row.unfinished);
         let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
         let open = unfinished.first().map(|position| signed(position.get()));
-        first = first.min(open.unwrap_or(i64::MAX)).min(row.through + 1);
+        first = first
+            .min(open.unwrap_or(i64::MAX))
+            .min(row.through.saturating_add(1));
     }
     Ok(first - 1)
 }

@@ -131,6 +131,7 @@ macro_rules! event_store_conformance {
             r8_the_event_of_a_delivery_that_was_started_is_kept
             r8_what_was_appended_before_is_pruned
             r8_a_start_before_what_is_kept_is_refused
+            r8_who_starts_far_ahead_holds_nothing
             r8_an_event_that_was_pruned_is_appended_again
         }
     };

@@ -1,5 +1,6 @@
 //! How much room a store says that it takes.
 
+use diesel::{Connection, connection::SimpleConnection};
 use domain_events::{DeliveryStore, EventStore, Retention, StoreSize};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
 use event_testkit::event_store::{append_all, noted};
@@ -54,4 +55,38 @@ async fn a_store_in_memory_takes_room_too() {
     let size = size(&store).await;
     assert!(size.database > 0 && size.tables["de_events"] > 0);
     assert_eq!(size.write_ahead_log, 0);
+}
+
+/// N3: what a reader has made the write-ahead log grow by is given back once it is gone.
+#[tokio::test]
+async fn n3_a_write_ahead_log_that_has_grown_shrinks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let options = SqliteOptions {
+        checkpoint_pages: 50,
+        ..SqliteOptions::default()
+    };
+    let store = SqliteEventStore::open(&path, options).unwrap();
+    let text = "x".repeat(1_000);
+    let append = async || {
+        for _ in 0..20 {
+            append_all(&store, (0..100).map(|_| noted("a", &text))).await;
+        }
+    };
+    append().await;
+    let usual = store.write_ahead_log_bytes();
+    let mut reader = diesel::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    let snapshot = "BEGIN; SELECT count(*) FROM de_events";
+    reader.batch_execute(snapshot).unwrap();
+    append().await;
+    let grown = store.write_ahead_log_bytes();
+    assert!(grown > 2 * usual, "{usual}, {grown}");
+    drop(reader);
+    append().await;
+    let after = store.write_ahead_log_bytes();
+    assert!(
+        after <= usual.max(2 * 50 * 4_096 + 200_000),
+        "{usual}, {grown}, {after}"
+    );
+    store.close().await;
 }

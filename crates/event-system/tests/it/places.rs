@@ -7,9 +7,10 @@ use std::sync::{
 
 use domain_events::{
     DeadLetterQuery, Event, EventBus, FailurePolicy, HandlerContext, HandlerError, PlaceError,
-    Position, StartFrom, Subscription,
+    Position, StartFrom, SubscribeError, Subscription,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
+use event_store_diesel::{SqliteEventStore, SqliteOptions};
 use tempfile::tempdir;
 
 use crate::recovery::{Counted, Journal, Run, counted, handles, soon, subscription};
@@ -222,4 +223,38 @@ async fn d8_places_are_not_changed_from_inside_nor_without_a_store() {
     let reset = volatile.reset("any", StartFrom::Now).await;
     assert!(matches!(reset, Err(PlaceError::WithoutStore)), "{reset:?}");
     assert_eq!(volatile.stored_subscriptions().await.unwrap(), []);
+}
+
+/// D1, D8: what the store knows by a former name is not given to another one while somebody has it.
+#[tokio::test]
+async fn d8_a_former_name_that_somebody_has_is_taken() {
+    let (dir, journal) = (tempdir().unwrap(), Journal::default());
+    let file = dir.path().join("events.db");
+    let run = Run::start(&file, 100, [handles("old", &journal).isolated(1)]).await;
+    run.bus.publish(counted("a", 0)).await.unwrap();
+    run.idle().await;
+    let renamed = || handles("new", &journal).formerly("old");
+    let refused = run.bus.subscribe(renamed()).await;
+    assert!(
+        matches!(&refused, Err(SubscribeError::DuplicateName(name)) if &**name == "old"),
+        "{refused:?}"
+    );
+    run.bus.publish(counted("a", 1)).await.unwrap();
+    run.idle().await;
+    assert!(soon(run.bus.unsubscribe("old")).await);
+    soon(run.bus.subscribe(renamed())).await.unwrap();
+    run.bus.publish(counted("a", 2)).await.unwrap();
+    run.idle().await;
+    assert_eq!(journal.numbers("a"), [0, 1, 2]);
+    run.stop().await;
+
+    // Nor before the start.
+    let store = Arc::new(SqliteEventStore::open(&file, SqliteOptions::default()).unwrap());
+    let bus = InMemoryEventBus::with_store(BusConfig::default(), store).unwrap();
+    bus.subscribe(handles("old", &journal)).await.unwrap();
+    let refused = bus.subscribe(renamed()).await;
+    assert!(
+        matches!(refused, Err(SubscribeError::DuplicateName(_))),
+        "{refused:?}"
+    );
 }

@@ -239,6 +239,17 @@ pub async fn r8_a_start_before_what_is_kept_is_refused(store: &impl Store) {
     assert_eq!(prune(store, Retention::Latest(0)).await, (0, 6));
 }
 
+/// Wherever they start: far ahead, they have nothing to have.
+pub async fn r8_who_starts_far_ahead_holds_nothing(store: &impl Store) {
+    ten_events(store).await;
+    let far = StartFrom::After(Position::new(u64::MAX));
+    store
+        .begin_run(vec![registration("far", far)])
+        .await
+        .unwrap();
+    assert_eq!(prune(store, Retention::Latest(2)).await, (8, 8));
+}
+
 /// Reaches back as far as the log does.
 pub async fn r8_an_event_that_was_pruned_is_appended_again(store: &impl Store) {
     let event = noted("a", "");

@@ -484,3 +484,87 @@ async fn d8_a_reset_that_fails_leaves_the_subscription_where_it_was() {
     soon(bus.wait_idle()).await.unwrap();
     assert_eq!(journal.numbers("a"), [0, 1]);
 }
+
+/// A store that refuses resets and registrations for as long as it is told to.
+struct Refusing {
+    inner: SqliteEventStore,
+    refuses: AtomicBool,
+    refused: AtomicUsize,
+}
+
+#[async_trait]
+impl Interceptor for Refusing {
+    type Store = SqliteEventStore;
+
+    fn store(&self) -> &SqliteEventStore {
+        &self.inner
+    }
+
+    fn submit_registration(&self, registration: Registration, done: RegistrationDone) {
+        if self.refuses.load(SeqCst) {
+            self.refused.fetch_add(1, SeqCst);
+            return done(Err(busy()));
+        }
+        self.inner.submit_registration(registration, done);
+    }
+
+    fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
+        if self.refuses.load(SeqCst) && changes.iter().any(is_reset) {
+            return done(Err(busy()));
+        }
+        self.inner.submit_changes(changes, done);
+    }
+}
+
+/// D8, N3: a fault of the store during a reset takes nobody off the bus; when it is over, the same bus works
+/// on.
+#[tokio::test]
+async fn d8_a_fault_during_a_reset_takes_nobody_off_the_bus() {
+    let journal = Journal::default();
+    let store = Arc::new(Refusing {
+        inner: SqliteEventStore::in_memory(SqliteOptions::default()).unwrap(),
+        refuses: AtomicBool::new(false),
+        refused: AtomicUsize::new(0),
+    });
+    let bus = InMemoryEventBus::with_store(BusConfig::default(), in_front(&store)).unwrap();
+    let bus = Arc::new(bus);
+    bus.subscribe(handles("s", &journal)).await.unwrap();
+    soon(bus.start()).await.unwrap();
+    bus.publish(counted("a", 0)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    store.refuses.store(true, SeqCst);
+    let reset = {
+        let bus = Arc::clone(&bus);
+        tokio::spawn(async move { bus.reset("s", StartFrom::Beginning).await })
+    };
+    until(|| store.refused.load(SeqCst) > 0).await;
+    let health = bus.health().to_string();
+    assert!(health.contains("the store has been at fault"), "{health}");
+    store.refuses.store(false, SeqCst);
+    let failed = soon(reset).await.unwrap();
+    assert!(
+        matches!(failed, Err(domain_events::PlaceError::Store(_))),
+        "{failed:?}"
+    );
+    bus.publish(counted("a", 1)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.numbers("a"), [0, 1]);
+    assert_eq!(bus.health(), domain_events::Health::Healthy);
+}
+
+/// R8: who prunes does not wait for a store that is at fault.
+#[tokio::test]
+async fn r8_who_prunes_does_not_wait_for_a_fault_to_end() {
+    let (store, journal) = (Faulty::new(), Journal::default());
+    let bus = store.started(10, [handles("s", &journal)]).await;
+    bus.publish(counted("a", 0)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    store.saves_to_fail.store(usize::MAX, SeqCst);
+    bus.publish(counted("a", 1)).await.unwrap();
+    let pruned = soon(bus.prune(domain_events::Retention::Latest(0))).await;
+    assert_eq!(pruned.unwrap().events, 1, "what was saved before");
+    store.saves_to_fail.store(0, SeqCst);
+    soon(bus.wait_idle()).await.unwrap();
+    let pruned = soon(bus.prune(domain_events::Retention::Latest(0))).await;
+    assert_eq!(pruned.unwrap().events, 1);
+}
