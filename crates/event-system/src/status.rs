@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use domain_events::{BusStatistics, Health, HealthLimits};
+use domain_events::{BusStatistics, DeliveryStore, Health, HealthLimits, StoredSubscription};
 use event_store_diesel::SqliteEventStore;
 
 /// What a system is doing, at one moment.
@@ -20,18 +20,37 @@ pub struct SystemStatus {
     pub behind: u64,
     /// All counters.
     pub statistics: BusStatistics,
+    /// What the store keeps of every subscription, also of those that nobody is subscribed by (D8); `None`
+    /// without a store, and where it could not be read.
+    pub stored: Option<Vec<StoredSubscription>>,
 }
 
 impl SystemStatus {
-    pub(crate) fn of(statistics: &BusStatistics, store: Option<&SqliteEventStore>) -> Self {
+    pub(crate) async fn of(statistics: BusStatistics, store: Option<&SqliteEventStore>) -> Self {
+        let stored = match store {
+            Some(store) => store.subscriptions().await.ok(),
+            None => None,
+        };
         Self {
             running: statistics.running,
-            health: health(statistics, store),
+            health: health(&statistics, store),
             file: store.and_then(SqliteEventStore::path).map(Into::into),
             durable: store.is_some(),
             behind: statistics.lag,
-            statistics: statistics.clone(),
+            statistics,
+            stored,
         }
+    }
+
+    /// What the store keeps of subscriptions that nobody is subscribed by: they hold the log back (R8).
+    pub fn unsubscribed(&self) -> impl Iterator<Item = &StoredSubscription> {
+        let stored = self.stored.iter().flatten();
+        stored.filter(|stored| self.statistics.of(&stored.name).is_none())
+    }
+
+    /// How many dead letters the store keeps.
+    pub fn stored_dead_letters(&self) -> u64 {
+        self.stored.iter().flatten().map(|stored| stored.dead).sum()
     }
 }
 
@@ -61,6 +80,17 @@ impl fmt::Display for SystemStatus {
             "{state}, {kind}: {accepted} accepted, {recovered} recovered, {finished} finished, \
              {in_flight} of {capacity} in flight, {} behind; {}",
             self.behind, self.health,
-        )
+        )?;
+        match self.stored_dead_letters() {
+            0 => {}
+            dead => write!(f, "; {dead} dead letters")?,
+        }
+        for StoredSubscription { name, lag, .. } in self.unsubscribed() {
+            write!(
+                f,
+                "; nobody is subscribed as {name:?}, which is {lag} behind"
+            )?;
+        }
+        Ok(())
     }
 }

@@ -264,9 +264,9 @@ impl EventSystem {
         self.bus.statistics()
     }
 
-    /// What the system is doing at this moment.
-    pub fn status(&self) -> SystemStatus {
-        SystemStatus::of(&self.bus.statistics(), self.store.as_deref())
+    /// What the system is doing at this moment, with what the store keeps of every subscription.
+    pub async fn status(&self) -> SystemStatus {
+        SystemStatus::of(self.bus.statistics(), self.store.as_deref()).await
     }
 
     /// The bus, as the port of domain services that are not async (P8).

@@ -4,8 +4,8 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use event_store_diesel::OpenError;
 use event_system::{
-    BusConfig, Config, DomainEvent, Event, EventSystem, HandlerContext, Priority, Store,
-    SystemError,
+    BusConfig, Config, DomainEvent, Event, EventSystem, HandlerContext, HandlerError, Priority,
+    Store, Subscription, SystemError,
     domain_events::{EventBus, PublishError, SubscribeError},
 };
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ fn pinged() -> Pinged {
     }
 }
 
-async fn ignore<E>(_: Event<E>, _: HandlerContext) -> Result<(), event_system::HandlerError> {
+async fn ignore<E>(_: Event<E>, _: HandlerContext) -> Result<(), HandlerError> {
     Ok(())
 }
 
@@ -52,12 +52,12 @@ async fn a_volatile_system_needs_no_store() {
     let receipt = system.publish(pinged()).await.unwrap();
     assert!(receipt.handled().await.unwrap().is_success());
     assert_eq!(
-        system.status().to_string(),
+        system.status().await.to_string(),
         "running, volatile: 1 accepted, 0 recovered, 1 finished, 0 of 10000 in flight, 0 behind; healthy",
     );
     let other = system.clone();
     system.shutdown(Duration::from_secs(5)).await.unwrap();
-    assert!(!other.status().running);
+    assert!(!other.status().await.running);
     assert!(matches!(
         other.publish(pinged()).await,
         Err(PublishError::Stopped)
@@ -186,9 +186,40 @@ async fn l2_after_a_shutdown_the_file_can_be_deleted_or_opened_again() {
             .unwrap();
         let receipt = system.publish(pinged()).await.unwrap();
         assert_eq!(receipt.recorded().unwrap().position.get(), run);
-        assert_eq!(system.status().file.as_deref(), Some(&*file));
+        assert_eq!(system.status().await.file.as_deref(), Some(&*file));
         let report = system.shutdown(Duration::from_secs(5)).await.unwrap();
         assert_eq!((report.left_in_log, report.unsaved), (0, None));
     }
     std::fs::remove_file(file).unwrap();
+}
+
+/// D8, F6: the status tells what is stored, also of a name that nobody is subscribed by any more.
+#[tokio::test]
+async fn d8_the_status_tells_of_names_that_nobody_is_subscribed_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.db");
+    let start = async |name: &str| {
+        let dies = Subscription::from_fn(name, |_: Event<Pinged>, _| async {
+            Err(HandlerError::permanent("never"))
+        });
+        let system = EventSystem::builder().sqlite(&file).subscribe(dies).start();
+        let system = system.await.unwrap();
+        system.publish(pinged()).await.unwrap();
+        system.wait_idle().await.unwrap();
+        system
+    };
+    let system = start("gone").await;
+    let status = system.status().await;
+    assert_eq!(
+        (status.stored_dead_letters(), status.unsubscribed().count()),
+        (1, 0)
+    );
+    system.shutdown(Duration::from_secs(5)).await.unwrap();
+
+    let system = start("stays").await;
+    let status = system.status().await;
+    let told = status.to_string();
+    let expected = "; 2 dead letters; nobody is subscribed as \"gone\", which is 1 behind";
+    assert!(told.ends_with(expected), "{told}");
+    system.shutdown(Duration::from_secs(5)).await.unwrap();
 }
