@@ -216,11 +216,13 @@ impl State {
         let pipeline = self.pipelines.get_mut(id)?;
         let cursor = pipeline.cursor.as_mut()?;
         let has_room = !targets.is_empty();
-        targets.iter().for_each(|target| target.steps.matching.up());
         let waiting = match pipeline.mailboxes.is_per_aggregate() {
             true => None,
             false => self.subscriptions.take_waiting(id, position),
         };
+        let is_counted = waiting.as_ref().is_some_and(|it| it.2);
+        let counts = targets.iter().filter(|_| !is_counted);
+        counts.for_each(|target| target.steps.matching.up());
         let marks = Marks {
             has_room,
             may_be_repeat: position <= cursor.repeats_through,
@@ -234,8 +236,9 @@ impl State {
         }
         after.saver |= self.unsaved.progress();
         match waiting {
-            Some((subscribed, waiting)) => {
-                pipeline.go_on(&subscribed, &record, &waiting, after);
+            Some((subscribed, waiting, _)) => {
+                let save = self.unsaved.last_save();
+                pipeline.go_on(&subscribed, &record, &waiting, save, after);
                 after.dropped.push(Box::new(subscribed));
             }
             None if has_room => pipeline.push(id, Arc::clone(&record), after),

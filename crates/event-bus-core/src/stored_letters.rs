@@ -142,12 +142,17 @@ impl State {
             last_error: letter.error,
             is_replay: true,
         };
-        self.unsaved
-            .change([DeliveryChange::Replayed(id, waiting)], None);
+        let replayed = DeliveryChange::Replayed(id, waiting.clone());
+        self.unsaved.change([replayed], None);
         let save = self.unsaved.next_save();
         if !in_log {
             after.saver = true;
-            self.replay_in_memory(event, subscribed, save, after);
+            if pipeline.room.fits(1) {
+                self.replay_in_memory(event, subscribed, save, after);
+            } else {
+                self.replay_as_room_comes(&subscribed, waiting, after);
+                after.dropped.push(Box::new((event, subscribed)));
+            }
             return Ok(());
         }
         subscribed.steps.left.up();
@@ -165,6 +170,25 @@ impl State {
         self.note_block(mailbox, &subscribed, due, after);
         after.dropped.push(Box::new((event, subscribed)));
         Ok(())
+    }
+
+    /// Has a dead letter delivered again once its event is read from the log, as room comes free: the
+    /// pipeline is set back to it.
+    fn replay_as_room_comes(
+        &mut self,
+        subscribed: &Arc<Subscribed>,
+        waiting: WaitingDelivery,
+        after: &mut After,
+    ) {
+        let id = subscribed.pipeline;
+        let pipeline = self.pipelines.get_mut(id);
+        if let Some(cursor) = pipeline.and_then(|it| it.cursor.as_mut()) {
+            self.subscriptions.pass_over_through(id, cursor.through);
+            cursor.through = cursor.through.min(waiting.position.previous());
+            cursor.live = false;
+        }
+        self.subscriptions.leave_waiting(id, waiting);
+        self.tell_who_is_behind(after);
     }
 
     /// Forgets a dead letter of the log; what is parked behind it goes on once that is committed.

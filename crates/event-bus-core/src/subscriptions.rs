@@ -19,6 +19,8 @@ pub(crate) struct Joined {
     pub(crate) unfinished: BTreeSet<Position>,
     /// Deliveries that wait for their next attempt, to be given anew with the attempts that were made.
     pub(crate) waiting: BTreeMap<Position, WaitingDelivery>,
+    /// Those of them that are counted already: replays of this run.
+    pub(crate) counted: BTreeSet<Position>,
 }
 
 impl Joined {
@@ -52,6 +54,7 @@ impl From<Progress> for Joined {
             through: progress.through,
             unfinished: progress.unfinished.into_iter().collect(),
             waiting: BTreeMap::new(),
+            counted: BTreeSet::new(),
         }
     }
 }
@@ -151,22 +154,34 @@ impl Subscriptions {
                 joined.through = joined.through.max(given);
                 joined.unfinished = joined.unfinished.split_off(&given.next());
                 joined.waiting = joined.waiting.split_off(&given.next());
+                joined.counted = joined.counted.split_off(&given.next());
             }
         }
         self.joined_through = self.joined_through.max(given);
     }
 
-    /// Takes out a delivery that an earlier run has left waiting, with the one subscription of the
-    /// pipeline.
+    /// Takes out a delivery that was left waiting, with the one subscription of the pipeline, and whether it
+    /// is counted already.
     pub(crate) fn take_waiting(
         &mut self,
         pipeline: PipelineId,
         position: Position,
-    ) -> Option<(Arc<Subscribed>, WaitingDelivery)> {
+    ) -> Option<(Arc<Subscribed>, WaitingDelivery, bool)> {
         let of = |member: &&mut Member| member.subscribed.pipeline == pipeline;
         let member = self.members.iter_mut().find(of)?;
         let waiting = member.joined.waiting.remove(&position)?;
-        Some((Arc::clone(&member.subscribed), waiting))
+        let is_counted = member.joined.counted.remove(&position);
+        Some((Arc::clone(&member.subscribed), waiting, is_counted))
+    }
+
+    /// Leaves a delivery, which is counted, waiting for the one subscription of the pipeline to read its
+    /// event from the log.
+    pub(crate) fn leave_waiting(&mut self, pipeline: PipelineId, waiting: WaitingDelivery) {
+        let of = |member: &&mut Member| member.subscribed.pipeline == pipeline;
+        if let Some(member) = self.members.iter_mut().find(of) {
+            member.joined.counted.insert(waiting.position);
+            member.joined.waiting.insert(waiting.position, waiting);
+        }
     }
 
     /// The first delivery of a pipeline, behind a position and up to another one, that an earlier run has

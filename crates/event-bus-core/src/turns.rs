@@ -170,13 +170,14 @@ impl Pipeline {
         }
     }
 
-    /// Has a delivery go on that an earlier run has left waiting, of a subscription whose backlogs are in
-    /// memory.
+    /// Has a delivery go on that was left waiting, of a subscription whose backlogs are in memory; a replay
+    /// once this `save` is committed.
     pub(crate) fn go_on(
         &mut self,
         subscribed: &Arc<Subscribed>,
         record: &Arc<Record>,
         waiting: &WaitingDelivery,
+        save: u64,
         after: &mut After,
     ) {
         let mailboxes = &mut self.mailboxes;
@@ -188,6 +189,9 @@ impl Pipeline {
         let Some(blocked) = mailboxes.blocked(mailbox, subscribed) else {
             return;
         };
+        if waiting.is_replay {
+            blocked.replays_from = save;
+        }
         let delay = blocked.resume_in_memory(record, waiting);
         after.told.extend(blocked.note_rest());
         if let Some(delay) = delay {

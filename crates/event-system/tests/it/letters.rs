@@ -763,3 +763,55 @@ async fn d1_a_replay_beside_others_of_one_that_is_paused_loses_nothing() {
         run.stop().await;
     }
 }
+
+/// P4, F6: however many letters are replayed, and whatever the order, those that find no room wait in the log.
+#[tokio::test]
+async fn p4_many_replays_take_no_more_room_than_there_is() {
+    const LETTERS: u64 = 300;
+    for ordering in [Ordering::PerAggregate, Ordering::Total, Ordering::None] {
+        let (_dir, file) = file();
+        let journal = Journal::default();
+        let gate = Arc::new(Semaphore::new(0));
+        let (opens, noted) = (Arc::clone(&gate), journal.clone());
+        let handler = move |event: Event<Counted>, cx: HandlerContext| {
+            let (opens, noted) = (Arc::clone(&opens), noted.clone());
+            async move {
+                if !cx.info().is_replay && event.number < LETTERS {
+                    return Err(HandlerError::permanent("not today"));
+                }
+                opens.acquire().await?.forget();
+                noted.write(&event, &cx);
+                Ok(())
+            }
+        };
+        let refuses = Subscription::from_fn("refuses", handler);
+        let refuses = refuses.ordering(ordering).isolated(1).capacity(4);
+        let run = Run::start(&file, 100, [refuses]).await;
+        let events = (0..LETTERS).map(|number| counted("a", number)).collect();
+        run.bus.publish_all(events).await.unwrap();
+        run.idle().await;
+        let all = DeadLetterQuery::all();
+        let replayed = soon(run.bus.replay_all(&all)).await.unwrap();
+        assert_eq!(replayed as u64, LETTERS);
+        run.bus.publish(counted("a", LETTERS)).await.unwrap();
+        let statistics = run.bus.statistics();
+        assert!(
+            statistics.in_flight <= 4,
+            "{ordering:?}: {}",
+            statistics.in_flight
+        );
+        gate.add_permits(LETTERS as usize + 1);
+        run.idle().await;
+        let mut seen = journal.numbers("a");
+        seen.sort_unstable();
+        assert_eq!(seen, (0..=LETTERS).collect::<Vec<_>>(), "{ordering:?}");
+        let statistics = run.bus.statistics();
+        let figures = statistics.of("refuses").unwrap();
+        assert_eq!(
+            (figures.matching, figures.handled, figures.dead),
+            (LETTERS + 1, LETTERS + 1, 0)
+        );
+        assert!(run.store.verify().await.unwrap().is_sound());
+        run.stop().await;
+    }
+}
