@@ -213,8 +213,9 @@ impl State {
             let mailboxes = &mut pipeline.mailboxes;
             mailboxes.set_stand(*mailbox, subscribed, Stand::Waiting);
         }
-        self.unsaved
-            .change(None, Some(Due::now(*mailbox, subscribed)));
+        // Not one for the first attempt alone: an earlier run may have made some.
+        let due = Due::after(Duration::ZERO, *mailbox, subscribed);
+        self.unsaved.change(None, Some(due));
         after.saver = true;
         false
     }
