@@ -442,7 +442,8 @@ pub trait EventBus: Send + Sync {
     ) -> Result<Vec<ProcessingOutcome>, StoreError>;
 
     /// Waits until nothing is queued, running, waiting for a retry or behind in the log, and
-    /// progress is saved (L3). What is parked or paused does not count.
+    /// progress is saved (L3). What is parked or paused does not count. Durable, the log is looked at
+    /// first, as by [`wake`](Self::wake).
     ///
     /// # Errors
     /// From inside a handler, which it would wait for.
@@ -450,6 +451,11 @@ pub trait EventBus: Send + Sync {
     /// # Cancellation
     /// Dropping the future changes nothing.
     async fn wait_idle(&self) -> Result<(), WaitError>;
+
+    /// Tells the bus that somebody else has committed events to its log, as the application in a
+    /// transaction of its own: they are delivered at once (P7). Waits for nothing, and may be called
+    /// anywhere; without a store there is nothing to be told.
+    fn wake(&self) {}
 
     /// The figures of the bus at this moment (N1, N2).
     fn statistics(&self) -> BusStatistics;

@@ -25,6 +25,7 @@ use crate::{
     publish::publish,
     settling, statistics, stopping, stored_letters,
     waiting::NoRoom,
+    watch,
 };
 
 /// An asynchronous bus: bounded, ordered per aggregate, by priority, with retries; in memory, with
@@ -334,11 +335,16 @@ impl EventBus for InMemoryEventBus {
         if inside::is_inside(self.engine.id) {
             return Err(WaitError::InsideHandler);
         }
+        watch::ask(&self.engine);
         let _hurry = self.engine.hurry();
         self.engine
             .until_quiet(|state| state.is_closed || state.is_idle())
             .await;
         Ok(())
+    }
+
+    fn wake(&self) {
+        watch::ask(&self.engine);
     }
 
     fn statistics(&self) -> BusStatistics {

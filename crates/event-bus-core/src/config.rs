@@ -15,6 +15,10 @@ pub struct BusConfig {
     pub workers: usize,
     /// How long a success may go unsaved (R2); 50 ms unless set.
     pub progress_interval: Duration,
+    /// How often to look whether somebody else has appended to the log, as another process (P7); `None`,
+    /// the default, for never: then the bus is to be told
+    /// ([`wake`](domain_events::EventBus::wake)), or finds it with its next own event.
+    pub watch: Option<Duration>,
     /// How many dead letters a bus without a store keeps; the oldest go first. 10,000 unless set.
     pub dead_letters: usize,
     /// Which attempts the processing log keeps; failures unless set.
@@ -29,6 +33,7 @@ impl Default for BusConfig {
             capacity: 10_000,
             workers: 8,
             progress_interval: Duration::from_millis(50),
+            watch: None,
             dead_letters: 10_000,
             processing_log: ProcessingLog::default(),
             processing_log_entries: 1_000,
@@ -42,6 +47,9 @@ impl BusConfig {
 
     /// The longest time that a success may go unsaved.
     const MAX_PROGRESS_INTERVAL: Duration = Duration::from_secs(60);
+
+    /// The shortest time between two looks at the log.
+    const MIN_WATCH: Duration = Duration::from_millis(1);
 
     /// Checks that the configuration can work.
     ///
@@ -61,6 +69,10 @@ impl BusConfig {
         if self.progress_interval > Self::MAX_PROGRESS_INTERVAL {
             let value = format!("{:?}", self.progress_interval);
             return Err(ConfigError::new("progress_interval", value, "at most 60 s"));
+        }
+        if let Some(watch) = self.watch.filter(|it| *it < Self::MIN_WATCH) {
+            let value = format!("{watch:?}");
+            return Err(ConfigError::new("watch", value, "at least 1 ms, or none"));
         }
         for (field, value, most) in counts {
             if !(1..=most).contains(&value) {
@@ -96,6 +108,11 @@ mod tests {
             ..BusConfig::default()
         };
         assert!(refused(config).starts_with("capacity was not accepted"));
+        let config = BusConfig {
+            watch: Some(Duration::ZERO),
+            ..BusConfig::default()
+        };
+        assert!(refused(config).starts_with("watch was not accepted: 0ns"));
         BusConfig::default().check().unwrap();
     }
 }

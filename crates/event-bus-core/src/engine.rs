@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     /// a hint.
     pub(crate) live: AtomicBool,
     pub(crate) unsaved: Notify,
+    /// Told where the log is to be looked at, for what others have appended.
+    pub(crate) asked: Notify,
     pub(crate) quiet: Notify,
     /// How many wait for the bus to be idle, and so want progress saved at once.
     pub(crate) hurried: AtomicUsize,
@@ -68,6 +70,7 @@ impl Engine {
             processing: Processing::new(config.processing_log, config.processing_log_entries),
             live: AtomicBool::new(false),
             unsaved: Notify::new(),
+            asked: Notify::new(),
             quiet: Notify::new(),
             hurried: AtomicUsize::new(0),
             trouble: Mutex::new(None),

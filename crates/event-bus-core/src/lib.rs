@@ -75,6 +75,8 @@ mod progress;
 
 mod catch_up;
 
+mod watch;
+
 // What all of them share.
 
 mod engine;

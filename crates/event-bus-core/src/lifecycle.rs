@@ -17,7 +17,7 @@ use crate::{
     seat::{Seat, Worker},
     state::State,
     sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, lock},
-    timers, worker,
+    timers, watch, worker,
 };
 
 /// Where a bus is in its life.
@@ -195,6 +195,8 @@ pub(crate) async fn run(engine: &Arc<Engine>) {
     if let Some(stores) = &engine.stores {
         let saver = progress::run(Arc::clone(engine), stores.clone());
         lifecycle.tasks().saver = Some(tokio::spawn(saver));
+        let watch = watch::run(Arc::clone(engine), stores.clone());
+        lifecycle.tasks().readers.push(tokio::spawn(watch));
     }
     if engine.look(|state| state.is_closed) {
         lifecycle.abort();

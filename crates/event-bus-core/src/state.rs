@@ -19,6 +19,7 @@ use crate::{
     subscriptions::{Member, Subscriptions},
     unsaved::Unsaved,
     waiters::{Entered, Waiters},
+    watch::Looks,
 };
 
 /// The state of a bus.
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) after_unclean_end: bool,
     /// Up to here an unclean end may have left effects of unfinished deliveries.
     pub(crate) repeats_through: Position,
+    /// Looks at the log for what others have appended, asked for and made.
+    pub(crate) looks: Looks,
     /// How many batches are on their way to the log; a stop waits for them.
     pub(crate) appending: usize,
     /// Whether the bus is stopping: nothing is taken in from outside.
@@ -72,6 +75,7 @@ impl State {
             claims: Vec::new(),
             after_unclean_end: false,
             repeats_through: Position::ZERO,
+            looks: Looks::default(),
             appending: 0,
             is_stopping: false,
             is_closed: false,
@@ -154,6 +158,7 @@ impl State {
         pipelines
             .all(|(id, it)| it.mailboxes.is_idle() && (it.is_caught_up() || self.is_paused(id)))
             && self.unsaved.is_saved()
+            && self.looks.are_made()
     }
 
     /// Whether nobody in a pipeline is given anything: it may have no room to take up what is behind.

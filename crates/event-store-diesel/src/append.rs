@@ -39,7 +39,7 @@ impl From<Error> for Stop {
 }
 
 /// What became of an event of a batch.
-enum Slot {
+pub(crate) enum Slot {
     New(Recorded),
     There(Box<EventEnvelope>),
     Twin(usize),
@@ -55,9 +55,8 @@ pub(crate) struct AppendRequest {
 impl AppendRequest {
     /// Encodes the batch, on the thread of the caller: the writer only writes.
     pub(crate) fn new(batch: Vec<Append>, max_payload_bytes: usize, done: AppendDone) -> Self {
-        let prepare = |append| prepare(append, max_payload_bytes);
         Self {
-            batch: batch.into_iter().map(prepare).collect(),
+            batch: prepare_all(batch, max_payload_bytes),
             slots: Ok(Vec::new()),
             done,
         }
@@ -92,6 +91,15 @@ impl Request for AppendRequest {
     }
 }
 
+/// Encodes a batch.
+pub(crate) fn prepare_all(
+    batch: Vec<Append>,
+    max_payload_bytes: usize,
+) -> Result<Vec<Prepared>, AppendError> {
+    let prepare = |append| prepare(append, max_payload_bytes);
+    batch.into_iter().map(prepare).collect()
+}
+
 fn prepare(append: Append, max_payload_bytes: usize) -> Result<Prepared, AppendError> {
     let Append { event, expected } = append;
     let not_encoded = || AppendError::Encode {
@@ -121,7 +129,7 @@ fn prepare(append: Append, max_payload_bytes: usize) -> Result<Prepared, AppendE
 }
 
 /// Checks everything before the first row is written, so that a refused batch leaves no trace.
-fn append(tx: &mut Transaction<'_>, batch: &[Prepared]) -> Result<Vec<Slot>, Stop> {
+pub(crate) fn append(tx: &mut Transaction<'_>, batch: &[Prepared]) -> Result<Vec<Slot>, Stop> {
     let presences = identity::presences(tx, batch)?;
     check_versions(tx, batch, &presences)?;
     let at = tx.time();
@@ -179,7 +187,8 @@ fn write(tx: &mut Transaction<'_>, prepared: &Prepared, at: Timestamp) -> Result
     Ok(tx.append(event, payload, metadata.as_deref(), at)?)
 }
 
-fn appended(batch: Vec<Prepared>, slots: Vec<Slot>) -> Vec<Appended> {
+/// The events of a batch as they are in the log.
+pub(crate) fn appended(batch: Vec<Prepared>, slots: Vec<Slot>) -> Vec<Appended> {
     let mut all: Vec<Appended> = Vec::with_capacity(batch.len());
     for (Prepared { event, .. }, slot) in batch.into_iter().zip(slots) {
         let (event, already_there) = match slot {

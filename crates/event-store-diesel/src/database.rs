@@ -1,7 +1,7 @@
 //! Connections to the database: opened, set up, and the settings read back.
 
 use diesel::{Connection, SqliteConnection};
-use domain_events::{ConfigError, StoreError};
+use domain_events::{ConfigError, StoreError, StoreErrorKind};
 
 use crate::{
     Durability, OpenError, SqliteOptions, failure, migrations, ownership,
@@ -31,7 +31,7 @@ impl From<ConnectError> for StoreError {
         let what = "the database was not opened";
         match error {
             ConnectError::Config(source) => {
-                StoreError::new(domain_events::StoreErrorKind::Other, what).caused_by(source)
+                StoreError::new(StoreErrorKind::Other, what).caused_by(source)
             }
             ConnectError::Store(error) => error,
         }
@@ -119,9 +119,33 @@ pub(crate) fn patient(
     options: &SqliteOptions,
 ) -> Result<SqliteConnection, ConnectError> {
     let mut conn = connect(place, access)?;
-    let busy = options.busy_timeout.as_millis();
-    set_up(&mut conn, &[pragma("busy_timeout", busy)])?;
+    wait_for_locks(&mut conn, options)?;
     Ok(conn)
+}
+
+fn wait_for_locks(
+    conn: &mut SqliteConnection,
+    options: &SqliteOptions,
+) -> Result<(), ConnectError> {
+    set_up(
+        conn,
+        &[pragma("busy_timeout", options.busy_timeout.as_millis())],
+    )
+}
+
+/// Sets a connection of the application up to write, as the options say.
+pub(crate) fn prepare(
+    conn: &mut SqliteConnection,
+    options: &SqliteOptions,
+) -> Result<(), StoreError> {
+    let what = "the connection was not prepared";
+    let prepared = wait_for_locks(conn, options).and_then(|()| set_up_commits(conn, options));
+    prepared.map_err(|error| match error {
+        ConnectError::Config(source) => {
+            StoreError::new(StoreErrorKind::Other, what).caused_by(source)
+        }
+        ConnectError::Store(error) => error,
+    })
 }
 
 /// A connection as SQLite makes it; it knows no settings of ours.
@@ -133,6 +157,22 @@ pub(crate) fn connect(place: &Place, access: Access) -> Result<SqliteConnection,
 fn set_up_writer(
     conn: &mut SqliteConnection,
     place: &Place,
+    options: &SqliteOptions,
+) -> Result<(), ConnectError> {
+    set_up_commits(conn, options)?;
+    set_up(conn, &[cache(options)])?;
+    if let Some(pages) = options.max_pages {
+        set_up(conn, &[pragma("max_page_count", pages)])?;
+    }
+    match place {
+        Place::File(_) => set_wal(conn),
+        Place::Memory => Ok(()),
+    }
+}
+
+/// Sets what the commits of a connection survive, and what they do to the write-ahead log.
+fn set_up_commits(
+    conn: &mut SqliteConnection,
     options: &SqliteOptions,
 ) -> Result<(), ConnectError> {
     check_version(conn)?;
@@ -147,16 +187,8 @@ fn set_up_writer(
         pragma("wal_autocheckpoint", options.checkpoint_pages),
         // A reader may have made it grow; else it would stay so until the last connection closes.
         pragma("journal_size_limit", wal_limit(options)),
-        cache(options),
     ];
-    set_up(conn, &settings)?;
-    if let Some(pages) = options.max_pages {
-        set_up(conn, &[pragma("max_page_count", pages)])?;
-    }
-    match place {
-        Place::File(_) => set_wal(conn),
-        Place::Memory => Ok(()),
-    }
+    set_up(conn, &settings)
 }
 
 /// How many bytes of the write-ahead log stay when it begins anew: twice what is in it at a checkpoint.
@@ -241,8 +273,6 @@ fn is_recent(version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use domain_events::StoreErrorKind;
-
     use super::*;
 
     #[test]

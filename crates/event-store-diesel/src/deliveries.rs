@@ -192,7 +192,7 @@ fn dead<'a>(
     let refused = || Stop::refused("a dead letter whose event is not in the log was not saved");
     let position = position.ok_or_else(refused)?;
     tx.write_rows()?;
-    if queries::event_at(&mut tx.session.conn, position)?.is_empty() {
+    if queries::event_at(tx.conn, position)?.is_empty() {
         return Err(refused());
     }
     Ok(NewDeadLetter {
@@ -208,7 +208,7 @@ fn dead<'a>(
 
 impl Step<'_> {
     fn take(self, tx: &mut Transaction<'_>) -> QueryResult<()> {
-        let conn = &mut tx.session.conn;
+        let conn = &mut *tx.conn;
         match self {
             Self::SaveProgress(id, through, unfinished) => {
                 queries::update_progress(conn, id, through, &unfinished)?

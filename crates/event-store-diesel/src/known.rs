@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use diesel::{QueryResult, SqliteConnection};
 use domain_events::{AggregateRef, EventId, Position, SubscriptionId, Timestamp, Version};
 
-use crate::{queries, rows::unsigned, session::Session};
+use crate::{names::Names, queries, rows::unsigned};
 
 /// How many aggregates are remembered before all are forgotten; some 20 MiB.
 const LIMIT: usize = 100_000;
@@ -43,9 +43,12 @@ struct History {
 }
 
 impl Known {
-    fn read(session: &mut Session, data_version: i64) -> QueryResult<Self> {
-        let latest = session.last_recorded_at()?;
-        let conn = &mut session.conn;
+    fn read(
+        conn: &mut SqliteConnection,
+        names: &mut Names,
+        data_version: i64,
+    ) -> QueryResult<Self> {
+        let latest = names.last_recorded_at(conn)?;
         let greatest = queries::greatest_event_id(conn)?;
         Ok(Self {
             data_version,
@@ -67,13 +70,14 @@ impl Known {
     /// What is known inside the transaction that was just begun: `known`, if it still holds.
     pub(crate) fn refresh<'a>(
         known: &'a mut Option<Self>,
-        session: &mut Session,
+        conn: &mut SqliteConnection,
+        names: &mut Names,
     ) -> QueryResult<&'a mut Self> {
-        let data_version = queries::data_version(&mut session.conn)?;
+        let data_version = queries::data_version(conn)?;
         let holds = known.take().filter(|known| known.holds(data_version));
         let current = match holds {
             Some(holds) => holds,
-            None => Self::read(session, data_version)?,
+            None => Self::read(conn, names, data_version)?,
         };
         Ok(known.insert(current))
     }
@@ -213,7 +217,7 @@ mod tests {
     };
 
     /// A log of one event that was recorded at a time.
-    fn log_of_one(at: Timestamp) -> Session {
+    fn log_of_one(at: Timestamp) -> SqliteConnection {
         let mut conn = SqliteConnection::establish(":memory:").unwrap();
         migrations::run(&mut conn).unwrap();
         let aggregate = AggregateRef::new("order", "1");
@@ -250,12 +254,13 @@ mod tests {
         let mut pending = Pending::default();
         pending.push(&mut conn, &row).unwrap();
         pending.write(&mut conn).unwrap();
-        Session::new(conn)
+        conn
     }
 
-    fn time(session: &mut Session, now: Timestamp) -> Timestamp {
-        let mut known = None;
-        Known::refresh(&mut known, session).unwrap().time(now)
+    fn time(conn: &mut SqliteConnection, now: Timestamp) -> Timestamp {
+        let (mut known, mut names) = (None, Names::default());
+        let known = Known::refresh(&mut known, conn, &mut names);
+        known.unwrap().time(now)
     }
 
     #[test]
@@ -268,9 +273,9 @@ mod tests {
     #[test]
     fn f7_a_damaged_time_is_not_handed_on() {
         let now = Timestamp::from_micros(7);
-        let mut session = log_of_one(Timestamp::from_micros(5));
+        let mut conn = log_of_one(Timestamp::from_micros(5));
         let damage = "UPDATE de_events SET recorded_at = recorded_at + (1 << 60)";
-        session.conn.batch_execute(damage).unwrap();
-        assert_eq!(time(&mut session, now), now);
+        conn.batch_execute(damage).unwrap();
+        assert_eq!(time(&mut conn, now), now);
     }
 }

@@ -5,6 +5,9 @@ pub use store::SqliteEventStore;
 
 mod ports;
 
+mod outbox;
+pub use outbox::{AppendInError, append_in, prepare_connection};
+
 mod options;
 pub use options::{Durability, SqliteOptions};
 

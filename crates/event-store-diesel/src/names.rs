@@ -7,7 +7,7 @@ use std::{
 };
 
 use diesel::{QueryResult, SqliteConnection};
-use domain_events::{AggregateRef, EventEnvelope};
+use domain_events::{AggregateRef, EventEnvelope, EventId};
 
 use crate::{
     queries,
@@ -74,6 +74,42 @@ impl Names {
             event_types,
             aggregates,
         })
+    }
+
+    /// The event with this id, if it is in the log.
+    pub(crate) fn event(
+        &mut self,
+        conn: &mut SqliteConnection,
+        id: EventId,
+    ) -> QueryResult<Option<EventEnvelope>> {
+        let found = queries::event(conn, &id)?;
+        self.first(conn, &found)
+    }
+
+    /// The event of the first row, if there is one.
+    pub(crate) fn first(
+        &mut self,
+        conn: &mut SqliteConnection,
+        found: &FoundRows,
+    ) -> QueryResult<Option<EventEnvelope>> {
+        let row = found.first();
+        row.map(|row| self.envelope(conn, row)).transpose()
+    }
+
+    /// When the last event that is not damaged was recorded.
+    pub(crate) fn last_recorded_at(
+        &mut self,
+        conn: &mut SqliteConnection,
+    ) -> QueryResult<Option<i64>> {
+        let mut before = i64::MAX;
+        while let Some(row) = queries::event_before(conn, before)?.first() {
+            let time = self.intact_time(conn, row)?;
+            if time.is_some() {
+                return Ok(time);
+            }
+            before = row.position();
+        }
+        Ok(None)
     }
 
     /// The event of `row`, marked where it is damaged.

@@ -11,7 +11,7 @@ use diesel::{
     expression::{AppearsOnTable, Expression, SelectableExpression, ValidGrouping, is_aggregate},
     prelude::*,
     query_builder::{AsQuery, AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Binary, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Nullable, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
 use domain_events::{AggregateRef, CorrelationId, DeadLetterQuery, EventId, Position, Version};
@@ -63,6 +63,14 @@ impl Query for DataVersion {
 }
 
 impl RunQueryDsl<Conn> for DataVersion {}
+
+/// Writes nothing, but makes the open transaction one that may write.
+pub(crate) fn take_write_lock(conn: &mut Conn) -> QueryResult<()> {
+    diesel::update(de_format::table.filter(false.into_sql::<Bool>()))
+        .set(de_format::version.eq(de_format::version))
+        .execute(conn)
+        .map(drop)
+}
 
 /// Writes nothing, and fails where nothing can be written.
 pub(crate) fn check_writable(conn: &mut Conn) -> QueryResult<()> {

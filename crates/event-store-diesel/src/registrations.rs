@@ -54,18 +54,18 @@ impl Request for RunRequest {
 
 impl RunRequest {
     fn begin(&self, tx: &mut Transaction<'_>) -> QueryResult<Result<RunState, StoreError>> {
-        let last = queries::last_run(&mut tx.session.conn)?;
+        let last = queries::last_run(tx.conn)?;
         let after_clean_end = last.is_none_or(|(_, ended_at, _)| ended_at.is_some());
         let repeats_through = match after_clean_end {
             true => last.map_or(0, |(.., through)| through),
             false => signed(tx.head().get()),
         };
         match after_clean_end {
-            true => queries::delete_all_started(&mut tx.session.conn)?,
-            false => queries::count_unclean_end(&mut tx.session.conn)?,
+            true => queries::delete_all_started(tx.conn)?,
+            false => queries::count_unclean_end(tx.conn)?,
         };
         let now = Timestamp::now().as_micros();
-        queries::insert_run(&mut tx.session.conn, now, repeats_through)?;
+        queries::insert_run(tx.conn, now, repeats_through)?;
         let mut subscriptions = Vec::with_capacity(self.registrations.len());
         for registration in &self.registrations {
             match register(tx, registration)? {
@@ -119,12 +119,12 @@ fn register(
     registration: &Registration,
 ) -> QueryResult<Result<SubscriptionState, StoreError>> {
     let name = &registration.name;
-    if let Some(row) = queries::subscription(&mut tx.session.conn, name)? {
+    if let Some(row) = queries::subscription(tx.conn, name)? {
         return state(tx, &row).map(Ok);
     }
     for former in &registration.former_names {
-        if let Some(row) = queries::subscription(&mut tx.session.conn, former)? {
-            queries::rename_subscription(&mut tx.session.conn, row.subscription_id, name)?;
+        if let Some(row) = queries::subscription(tx.conn, former)? {
+            queries::rename_subscription(tx.conn, row.subscription_id, name)?;
             return state(tx, &row).map(Ok);
         }
     }
@@ -132,7 +132,7 @@ fn register(
         Ok(through) => through,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let id = queries::insert_subscription(&mut tx.session.conn, name, through)?;
+    let id = queries::insert_subscription(tx.conn, name, through)?;
     Ok(Ok(SubscriptionState {
         id: SubscriptionId::new(id),
         progress: Progress {
@@ -152,9 +152,9 @@ fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<Subscri
     tx.write_rows()?;
     let unfinished = positions::decode(&row.unfinished);
     let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
-    let waiting = queries::waiting(&mut tx.session.conn, id)?;
-    let blocked = queries::blocked(&mut tx.session.conn, id)?;
-    let started = queries::started(&mut tx.session.conn, id)?;
+    let waiting = queries::waiting(tx.conn, id)?;
+    let blocked = queries::blocked(tx.conn, id)?;
+    let started = queries::started(tx.conn, id)?;
     Ok(SubscriptionState {
         id: SubscriptionId::new(id),
         progress: Progress {
@@ -208,8 +208,7 @@ fn started_delivery((position, unclean_ends): (i64, i64)) -> StartedDelivery {
 }
 
 fn aggregate(tx: &mut Transaction<'_>, key: i64) -> QueryResult<AggregateRef> {
-    let session = &mut *tx.session;
-    let found = session.names.aggregate(&mut session.conn, key)?;
+    let found = tx.names.aggregate(tx.conn, key)?;
     found.ok_or_else(|| broken("a delivery without its aggregate"))
 }
 

@@ -1,13 +1,13 @@
 //! Pruning the log: the oldest events go, step by step, as far as nobody is still to have them (R8).
 
-use diesel::QueryResult;
+use diesel::{QueryResult, SqliteConnection};
 use domain_events::{Position, Promise, Pruned, Retention, StoreError, promise};
 
 use crate::{
     SqliteEventStore, failure, positions, queries,
     rows::{signed, unsigned},
     selection,
-    session::{Session, broken},
+    session::broken,
     transaction::Transaction,
     writer::{Fault, Request},
 };
@@ -58,10 +58,9 @@ impl Request for PruneRequest {
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
         // What was appended in this transaction may be all there is.
         tx.write_rows()?;
-        let session = &mut *tx.session;
         // Asked anew in each step: somebody may have begun at the beginning meanwhile.
-        let last = last_not_kept(session, self.keep)?.min(finished_by_all(session)?);
-        self.step = step(session, self.after, last)?;
+        let last = last_not_kept(tx, self.keep)?.min(finished_by_all(tx.conn)?);
+        self.step = step(tx.conn, self.after, last)?;
         Ok(())
     }
 
@@ -71,8 +70,7 @@ impl Request for PruneRequest {
     }
 }
 
-fn step(session: &mut Session, after: i64, last: i64) -> QueryResult<Step> {
-    let conn = &mut session.conn;
+fn step(conn: &mut SqliteConnection, after: i64, last: i64) -> QueryResult<Step> {
     let end = queries::last_of_stretch(conn, after, last, STEP)?;
     let pruned = queries::pruned_through(conn)?;
     // Behind the last event of a full step there may be more.
@@ -90,19 +88,20 @@ fn step(session: &mut Session, after: i64, last: i64) -> QueryResult<Step> {
 }
 
 /// The last position that is not to be kept.
-fn last_not_kept(session: &mut Session, keep: Retention) -> QueryResult<i64> {
-    let head = queries::head(&mut session.conn)?;
+fn last_not_kept(tx: &mut Transaction<'_>, keep: Retention) -> QueryResult<i64> {
+    let head = queries::head(tx.conn)?;
     let last = match keep {
         Retention::Latest(events) => head.saturating_sub(signed(events)),
-        Retention::Since(time) => selection::first_recorded_from(session, time.as_micros())? - 1,
+        Retention::Since(time) => {
+            selection::first_recorded_from(tx.conn, tx.names, time.as_micros())? - 1
+        }
         Retention::After(position) => signed(position.get()),
     };
     Ok(last.clamp(0, head))
 }
 
 /// Up to here every subscription has finished everything, but for dead letters and their replays.
-fn finished_by_all(session: &mut Session) -> QueryResult<i64> {
-    let conn = &mut session.conn;
+fn finished_by_all(conn: &mut SqliteConnection) -> QueryResult<i64> {
     let mut first = queries::first_of_exceptions(conn)?.unwrap_or(i64::MAX);
     for row in queries::subscriptions(conn)? {
         let unfinished = positions::decode(&row.unfinished);

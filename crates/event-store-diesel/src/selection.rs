@@ -6,7 +6,9 @@ use diesel::{QueryResult, SqliteConnection};
 use domain_events::{CorrelationId, EventQuery, Position, Timestamp};
 
 use crate::{
-    history, positions,
+    history,
+    names::Names,
+    positions,
     queries::{self, Span, SubscriptionRow},
     rows::{FoundRow, FoundRows, signed},
     session::{Session, broken},
@@ -96,20 +98,25 @@ fn recorded(
     session: &mut Session,
     time: &RangeInclusive<Timestamp>,
 ) -> QueryResult<RangeInclusive<i64>> {
-    let first = first_recorded_from(session, time.start().as_micros())?;
+    let Session { conn, names } = session;
+    let first = first_recorded_from(conn, names, time.start().as_micros())?;
     let last = match time.end().as_micros().checked_add(1) {
-        Some(end) => first_recorded_from(session, end)? - 1,
+        Some(end) => first_recorded_from(conn, names, end)? - 1,
         None => i64::MAX,
     };
     Ok(first..=last)
 }
 
 /// The first position that was recorded at or after a time, or the one after the last.
-pub(crate) fn first_recorded_from(session: &mut Session, time: i64) -> QueryResult<i64> {
-    let (mut low, mut high) = (1, queries::head(&mut session.conn)? + 1);
+pub(crate) fn first_recorded_from(
+    conn: &mut SqliteConnection,
+    names: &mut Names,
+    time: i64,
+) -> QueryResult<i64> {
+    let (mut low, mut high) = (1, queries::head(conn)? + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        match intact_from(session, middle)? {
+        match intact_from(conn, names, middle)? {
             Some((position, at)) if at < time => low = position + 1,
             _ => high = middle,
         }
@@ -119,9 +126,13 @@ pub(crate) fn first_recorded_from(session: &mut Session, time: i64) -> QueryResu
 
 /// Position and time of the first event at or after a position that is not damaged: what a damaged
 /// one says of its time could lead past events that are not.
-fn intact_from(session: &mut Session, mut position: i64) -> QueryResult<Option<(i64, i64)>> {
-    while let Some(row) = queries::event_from(&mut session.conn, position)?.first() {
-        if let Some(at) = session.names.intact_time(&mut session.conn, row)? {
+fn intact_from(
+    conn: &mut SqliteConnection,
+    names: &mut Names,
+    mut position: i64,
+) -> QueryResult<Option<(i64, i64)>> {
+    while let Some(row) = queries::event_from(conn, position)?.first() {
+        if let Some(at) = names.intact_time(conn, row)? {
             return Ok(Some((row.position(), at)));
         }
         position = row.position() + 1;

@@ -15,7 +15,7 @@ use domain_events::{
 use crate::{
     names::Names,
     queries::{self, DeadLetterRow, GroupRow, LetterFilter, ProcessingRow},
-    rows::{FoundRows, Page, signed, unsigned},
+    rows::{Page, signed, unsigned},
     selection::{Selection, Unfinished},
 };
 
@@ -46,33 +46,13 @@ impl Session {
         queries::head(&mut self.conn).map(|head| Position::new(unsigned(head)))
     }
 
-    /// When the last event that is not damaged was recorded.
-    pub(crate) fn last_recorded_at(&mut self) -> QueryResult<Option<i64>> {
-        let mut before = i64::MAX;
-        while let Some(row) = queries::event_before(&mut self.conn, before)?.first() {
-            let time = self.names.intact_time(&mut self.conn, row)?;
-            if time.is_some() {
-                return Ok(time);
-            }
-            before = row.position();
-        }
-        Ok(None)
-    }
-
     pub(crate) fn event(&mut self, id: EventId) -> QueryResult<Option<EventEnvelope>> {
-        let found = queries::event(&mut self.conn, &id)?;
-        self.first(&found)
+        self.names.event(&mut self.conn, id)
     }
 
     pub(crate) fn event_at(&mut self, position: Position) -> QueryResult<Option<EventEnvelope>> {
         let found = queries::event_at(&mut self.conn, signed(position.get()))?;
-        self.first(&found)
-    }
-
-    fn first(&mut self, found: &FoundRows) -> QueryResult<Option<EventEnvelope>> {
-        let row = found.first();
-        row.map(|row| self.names.envelope(&mut self.conn, row))
-            .transpose()
+        self.names.first(&mut self.conn, &found)
     }
 
     /// Up to `limit` of the events that `query` means, after a position.

@@ -11,27 +11,33 @@ use domain_events::{
 
 use crate::{
     known::Known,
+    names::Names,
     pending::Pending,
     queries,
     rows::{EventRow, Keys, unsigned},
-    session::Session,
 };
 
 pub(crate) type Manager = <SqliteConnection as Connection>::TransactionManager;
 
 /// An open transaction of the writer.
 pub(crate) struct Transaction<'a> {
-    pub(crate) session: &'a mut Session,
+    pub(crate) conn: &'a mut SqliteConnection,
+    pub(crate) names: &'a mut Names,
     known: &'a mut Known,
     pending: Pending,
 }
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(session: &'a mut Session, known: &'a mut Option<Known>) -> QueryResult<Self> {
-        let known = Known::refresh(known, session)?;
+    pub(crate) fn new(
+        conn: &'a mut SqliteConnection,
+        names: &'a mut Names,
+        known: &'a mut Option<Known>,
+    ) -> QueryResult<Self> {
+        let known = Known::refresh(known, conn, names)?;
         let pending = Pending::default();
         Ok(Self {
-            session,
+            conn,
+            names,
             known,
             pending,
         })
@@ -49,7 +55,7 @@ impl<'a> Transaction<'a> {
         subscription: &str,
         start: StartFrom,
     ) -> QueryResult<Result<Position, StoreError>> {
-        let pruned = queries::pruned_through(&mut self.session.conn)?;
+        let pruned = queries::pruned_through(self.conn)?;
         let pruned = Position::new(unsigned(pruned));
         Ok(start.place(subscription, self.head(), pruned))
     }
@@ -60,11 +66,11 @@ impl<'a> Transaction<'a> {
         act: impl FnOnce(&mut Self) -> QueryResult<Result<T, StoreError>>,
     ) -> QueryResult<Result<T, StoreError>> {
         self.write_rows()?;
-        Manager::begin_transaction(&mut self.session.conn)?;
+        Manager::begin_transaction(self.conn)?;
         let done = act(self)?;
         match done {
-            Ok(_) => Manager::commit_transaction(&mut self.session.conn)?,
-            Err(_) => Manager::rollback_transaction(&mut self.session.conn)?,
+            Ok(_) => Manager::commit_transaction(self.conn)?,
+            Err(_) => Manager::rollback_transaction(self.conn)?,
         }
         Ok(done)
     }
@@ -80,22 +86,22 @@ impl<'a> Transaction<'a> {
             return Ok(None);
         }
         self.write_rows()?;
-        self.session.event(id)
+        self.names.event(self.conn, id)
     }
 
     pub(crate) fn version(&mut self, aggregate: &AggregateRef) -> QueryResult<Version> {
-        self.known.version(&mut self.session.conn, aggregate)
+        self.known.version(self.conn, aggregate)
     }
 
     pub(crate) fn aggregate_key(&mut self, aggregate: &AggregateRef) -> QueryResult<Option<i64>> {
-        self.known.aggregate_key(&mut self.session.conn, aggregate)
+        self.known.aggregate_key(self.conn, aggregate)
     }
 
     pub(crate) fn has_subscription(&mut self, id: SubscriptionId) -> QueryResult<bool> {
         if self.known.subscriptions.contains(&id) {
             return Ok(true);
         }
-        let found = queries::has_subscription(&mut self.session.conn, id.get())?;
+        let found = queries::has_subscription(self.conn, id.get())?;
         if found {
             self.known.subscriptions.insert(id);
         }
@@ -114,7 +120,7 @@ impl<'a> Transaction<'a> {
         metadata: Option<&str>,
         at: Timestamp,
     ) -> QueryResult<Recorded> {
-        let conn = &mut self.session.conn;
+        let conn = &mut *self.conn;
         let (aggregate, version) = self.known.next_version(conn, event.aggregate())?;
         let keys = Keys {
             event_type: self.known.event_type_key(conn, event.event_type())?,
@@ -136,7 +142,7 @@ impl<'a> Transaction<'a> {
     /// Writes the rows of what was appended, and of the aggregates that have changed by it, so that
     /// they can be read.
     pub(crate) fn write_rows(&mut self) -> QueryResult<()> {
-        self.pending.write(&mut self.session.conn)?;
-        self.known.write_heads(&mut self.session.conn)
+        self.pending.write(self.conn)?;
+        self.known.write_heads(self.conn)
     }
 }

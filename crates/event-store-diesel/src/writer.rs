@@ -28,6 +28,10 @@ use crate::{
 /// How many events share a commit at most.
 const GROUP_EVENTS: usize = 4_096;
 
+/// Of the lock, most likely, and of the caller who holds it while it publishes (P8).
+const NOT_BEGUN: &str = "the transaction was not begun; in a write transaction of one's own, events \
+                         are appended by append_in";
+
 /// Something to be written, with somebody who waits for the answer.
 pub(crate) trait Request: Send {
     /// How many events it appends.
@@ -173,7 +177,7 @@ impl Writer {
             ))
         };
         AnsiTransactionManager::begin_transaction_sql(&mut session.conn, "BEGIN IMMEDIATE")
-            .map_err(not_committed)?;
+            .map_err(|error| Fault::NotCommitted(failure::store_error(NOT_BEGUN, error)))?;
         apply(session, &mut self.known, group).map_err(not_committed)?;
         self.place
             .check_is(self.identity)
@@ -210,7 +214,7 @@ fn apply(
     known: &mut Option<Known>,
     group: &mut [Box<dyn Request>],
 ) -> QueryResult<()> {
-    let mut tx = Transaction::new(session, known)?;
+    let mut tx = Transaction::new(&mut session.conn, &mut session.names, known)?;
     for request in group {
         request.apply(&mut tx)?;
     }
@@ -267,7 +271,7 @@ mod tests {
 
     impl Request for Orphan {
         fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
-            let conn = &mut tx.session.conn;
+            let conn = &mut *tx.conn;
             conn.batch_execute("INSERT INTO children VALUES (9)")
         }
 

@@ -269,6 +269,12 @@ impl EventSystem {
         SystemStatus::of(self.bus.statistics(), self.store.as_deref()).await
     }
 
+    /// Tells the system that the application, or another process, has committed events to its log in a
+    /// transaction of its own: they are delivered at once (P7). Waits for nothing.
+    pub fn wake(&self) {
+        self.bus.wake();
+    }
+
     /// The bus, as the port of domain services that are not async (P8).
     pub fn publisher(&self) -> SyncPublisher {
         SyncPublisher::new(&self.bus)

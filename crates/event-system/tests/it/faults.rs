@@ -142,6 +142,22 @@ impl Faulty {
         self.inner.submit_changes(changes, Box::new(noting));
     }
 
+    /// Answers once the appends before it are announced, as a store does.
+    fn save_nothing(&self, done: ChangesDone) {
+        let answers = Arc::clone(&self.answers);
+        let answer = move |result| {
+            let mut answers = answers.lock().unwrap();
+            match answers.on {
+                true => answers.held.push(Box::new(move || done(result))),
+                false => {
+                    drop(answers);
+                    done(result);
+                }
+            }
+        };
+        self.inner.submit_changes(Vec::new(), Box::new(answer));
+    }
+
     async fn until_saved(&self, wanted: impl Fn(&DeliveryChange) -> bool) {
         until(|| self.saved.lock().unwrap().iter().any(&wanted)).await;
     }
@@ -246,6 +262,9 @@ impl Interceptor for Faulty {
             .is_ok()
         {
             return done(Err(busy()));
+        }
+        if changes.is_empty() {
+            return self.save_nothing(done);
         }
         let mut saves = self.saves.lock().unwrap();
         if saves
@@ -376,6 +395,30 @@ async fn p2_an_event_that_is_in_the_log_before_it_is_announced_keeps_its_receipt
         figures.accepted + figures.recovered,
         figures.finished + figures.in_flight
     );
+}
+
+/// What is committed and not announced is nobody's to take from the log: its receipt would wait for ever.
+#[tokio::test]
+async fn p2_p7_a_look_at_the_log_waits_for_the_announcements_before_it() {
+    let (store, journal) = (Faulty::new(), Journal::default());
+    let bus = store.started(10, [handles("s", &journal)]).await;
+    store.hold_answers();
+    let publishing = Arc::clone(&bus);
+    let publishing = tokio::spawn(async move { publishing.publish(counted("a", 0)).await });
+    store.until_answers_are_held(1).await;
+    let event = counted("a", 1).seal();
+    let expected = ExpectedVersion::Any;
+    let others = store.inner.append(vec![Append { event, expected }]);
+    soon(others).await.unwrap();
+    bus.wake();
+    store.until_answers_are_held(2).await;
+    a_while().await;
+    assert!(journal.numbers("a").is_empty());
+    store.answer_one();
+    all_handled(vec![soon(publishing).await.unwrap().unwrap()]).await;
+    store.answer_one();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(journal.numbers("a"), [0, 1]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod conformance;
 mod faults;
 mod letters;
+mod outbox;
 mod places;
 mod predecessor;
 mod publisher;

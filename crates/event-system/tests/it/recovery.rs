@@ -45,7 +45,7 @@ impl Run {
         Self::start_with(file, SqliteOptions::default(), capacity, subscriptions).await
     }
 
-    async fn start_with(
+    pub(crate) async fn start_with(
         file: &Path,
         options: SqliteOptions,
         capacity: usize,
