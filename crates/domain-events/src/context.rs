@@ -114,6 +114,28 @@ impl HandlerContext {
         &self.cancellation
     }
 
+    /// The context once more, for the same attempt that is made again: what it publishes is numbered
+    /// anew.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            published: OnceLock::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The event as one that follows from the handled one, with the correlation, causation and id that
+    /// [`publish`](Self::publish) would give it (P9): for those who publish in another way, as in a
+    /// transaction of their own.
+    pub fn caused(&self, event: impl Into<NewEvent>) -> NewEvent {
+        let number = self.published().fetch_add(1, Ordering::Relaxed) + 1;
+        self.caused_as(event.into(), number)
+    }
+
+    fn caused_as(&self, event: NewEvent, number: u32) -> NewEvent {
+        let id = EventId::derived(self.envelope.id(), &self.info.subscription, number);
+        event.caused_by(&self.envelope, id)
+    }
+
     /// Publishes an event that follows from the handled one (P9).
     ///
     /// Correlation and causation are those of the handled event, and the id is derived from it,
@@ -149,20 +171,12 @@ impl HandlerContext {
     /// # Cancellation
     /// A dropped future has either published the events or touched nothing.
     pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
-        let Self {
-            envelope,
-            info,
-            publisher,
-            ..
-        } = self;
         let published = self.published();
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let first = published.fetch_add(count, Ordering::Relaxed);
-        let events = events.into_iter().zip(first + 1..).map(|(event, number)| {
-            let id = EventId::derived(envelope.id(), &info.subscription, number);
-            event.caused_by(envelope, id)
-        });
-        let result = publisher.publish_from_handler(events.collect()).await;
+        let events = events.into_iter().zip(first + 1..);
+        let events = events.map(|(event, number)| self.caused_as(event, number));
+        let result = self.publisher.publish_from_handler(events.collect()).await;
         if result.is_err() {
             // Publishing again in the same attempt is to derive the same ids.
             let (used, unused) = (first + count, first);

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    AggregateRef, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventId, PauseReason, Position,
-    ProcessingOutcome, Pruned, Retention, StartFrom, StoreError, Timestamp, Version,
+    AggregateRef, ConnectionType, DeadLetter, DeadLetterGroup, DeadLetterQuery, EventId,
+    PauseReason, Position, ProcessingOutcome, ProjectionStart, Pruned, Retention, StartFrom,
+    StoreError, StoreErrorKind, Timestamp, TransactionDone, TransactionError,
+    TransactionalDeliveries, Version,
 };
 
 /// A subscription's number in one store.
@@ -108,6 +110,9 @@ pub struct Registration {
     pub former_names: Vec<Arc<str>>,
     /// Where it starts if the store does not know it.
     pub start_from: StartFrom,
+    /// What a projection is to begin with, where it is new to the store, or known in another version:
+    /// it begins where it starts then. Where it was reset, it begins with that, too.
+    pub projection: Option<ProjectionStart>,
 }
 
 /// What a store keeps of a subscription, whether or not anybody is subscribed by its name (D8).
@@ -124,6 +129,8 @@ pub struct StoredSubscription {
     pub dead: u64,
     /// Why it is paused, if it is.
     pub paused: Option<PauseReason>,
+    /// The version of its tables, where it is a projection; zero where they are to be made anew.
+    pub version: Option<u32>,
 }
 
 /// What the store knows at the beginning of a run.
@@ -219,6 +226,26 @@ pub trait DeliveryStore: Send + Sync {
     ///
     /// `done` is called exactly once, also where the store fails or is closed.
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone);
+
+    /// The type of the connection that the store gives to handlers in its transactions; `None` for a
+    /// store that has none.
+    fn connection_type(&self) -> Option<ConnectionType> {
+        None
+    }
+
+    /// Makes deliveries in one transaction, each in a savepoint of its own, which is undone where the
+    /// handler fails (R7). What the subscription has finished by them is committed with what they
+    /// write, by itself: taken out of `progress` and of whatever row stands for it. A delivery that is
+    /// finished already, by what the store knows, is not made.
+    ///
+    /// `done` is called exactly once, in the order of the log; an error says that nothing was committed,
+    /// or that nobody knows: the same deliveries again settle it.
+    fn submit_transaction(&self, deliveries: TransactionalDeliveries, done: TransactionDone) {
+        drop(deliveries);
+        let what = "the store has no transactions for handlers";
+        let refused = StoreError::new(StoreErrorKind::Other, what);
+        done(Err(TransactionError::NotCommitted(refused)));
+    }
 
     /// Up to `limit` of the dead letters that `query` means, oldest first.
     ///

@@ -44,6 +44,16 @@ pub use blocking::block_on;
 mod context;
 pub use context::{AttemptInfo, HandlerContext, HandlerPublisher};
 
+mod transactional;
+pub use transactional::{
+    ConnectionType, InTransaction, Kept, ProjectionStart, TransactionDone, TransactionError,
+    TransactionalDeliveries, TransactionalDelivery, TransactionalEnd, TransactionalEnds,
+    TransactionalHandler,
+};
+
+mod projection;
+pub use projection::Projection;
+
 mod retry;
 pub use retry::RetryPolicy;
 
@@ -60,7 +70,7 @@ mod guard;
 pub use guard::SubscriptionGuard;
 
 mod work;
-pub use work::{BatchResults, Work};
+pub use work::{BatchResults, TransactionalWork, Work};
 
 mod config;
 pub use config::{ConfigError, MAX_NAME_BYTES};

@@ -45,6 +45,8 @@ pub enum StoreErrorKind {
     Closed,
     /// What was asked for begins where the log was pruned: it is kept after this position (R8).
     Pruned(Position),
+    /// The call came from inside a transactional handler, which the store waits for (R7).
+    InsideTransaction,
     /// Anything else.
     Other,
 }

@@ -6,9 +6,9 @@ mod handlers;
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
-    BatchPolicy, BatchResults, CircuitBreaker, DecodeError, DomainEvent, EventEnvelope,
-    EventRegistry, FailurePolicy, HandlerContext, Isolation, Ordering, Position, Priority,
-    RegistryError, RetryPolicy, Work, work::Erased,
+    BatchPolicy, BatchResults, CircuitBreaker, ConnectionType, DecodeError, DomainEvent,
+    EventEnvelope, EventRegistry, FailurePolicy, HandlerContext, Isolation, Ordering, Position,
+    Priority, ProjectionStart, RegistryError, RetryPolicy, Work, work::Erased,
 };
 
 /// A future behind a pointer.
@@ -25,6 +25,9 @@ pub enum StartFrom {
     /// With the first event after this position. An error where that was pruned (R8).
     After(Position),
 }
+
+/// How many deliveries share a transaction at most: who publishes meanwhile waits for them.
+const DELIVERIES_IN_TRANSACTION: usize = 256;
 
 type Filter = dyn Fn(&Arc<EventEnvelope>) -> Result<bool, DecodeError> + Send + Sync;
 
@@ -65,6 +68,9 @@ pub struct Subscription {
     ordering: Ordering,
     isolation: Option<Isolation>,
     breaker: Option<CircuitBreaker>,
+    /// The connection that its handler wants, where it runs in the transactions of a store.
+    connection: Option<ConnectionType>,
+    projection: Option<ProjectionStart>,
     /// How long a batch waits for company, where that was said.
     linger: Option<Duration>,
     timeout: Duration,
@@ -221,6 +227,15 @@ impl Subscription {
 
     /// What the subscription asks of a pipeline of its own; `None` where it shares the default one.
     pub fn isolation(&self) -> Option<Isolation> {
+        if self.connection.is_some() {
+            // The store has one thread that writes.
+            let isolation = self.isolation.unwrap_or_default();
+            let workers = Some(1);
+            return Some(Isolation {
+                workers,
+                ..isolation
+            });
+        }
         match self.ordering {
             Ordering::PerAggregate if self.batch().is_some() => {
                 Some(self.isolation.unwrap_or_default())
@@ -234,13 +249,27 @@ impl Subscription {
         }
     }
 
-    /// How batches are made up; `None` for a handler of one event at a time.
+    /// How batches are made up; `None` for a handler of one event at a time. A transaction holds a batch
+    /// of deliveries, one event each.
     pub fn batch(&self) -> Option<BatchPolicy> {
-        let Erased::Batch(_, size) = self.handler else {
-            return None;
+        let size = match self.handler {
+            Erased::Batch(_, size) => size,
+            Erased::One(_) if self.connection.is_some() => DELIVERIES_IN_TRANSACTION,
+            Erased::One(_) => return None,
         };
         let linger = self.linger.unwrap_or_default();
         Some(BatchPolicy { size, linger })
+    }
+
+    /// The type of the connection with which the handler wants to be called, in a transaction of the
+    /// store (R7).
+    pub fn connection(&self) -> Option<ConnectionType> {
+        self.connection
+    }
+
+    /// What it begins with, where it is a projection.
+    pub fn projection_start(&self) -> Option<&ProjectionStart> {
+        self.projection.as_ref()
     }
 
     /// When the handler is left alone.

@@ -1,11 +1,11 @@
 //! What a subscription does with an event, whatever the types of the event and of the handler: the
 //! one place where they are erased.
 
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
 use crate::{
     Batch, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
-    HandlerContext, HandlerError,
+    HandlerContext, HandlerError, transactional,
 };
 
 /// How an attempt is made; for buses.
@@ -14,6 +14,9 @@ pub enum Work {
     Async(BoxFuture<'static, Result<(), HandlerError>>),
     /// By calling this where a thread may block.
     Blocking(Box<dyn FnOnce() -> Result<(), HandlerError> + Send>),
+    /// By calling this in a transaction of the store, with its connection; once more in another one,
+    /// where that is not committed (R7).
+    Transactional(TransactionalWork),
 }
 
 impl fmt::Debug for Work {
@@ -21,9 +24,13 @@ impl fmt::Debug for Work {
         f.write_str(match self {
             Self::Async(_) => "Async",
             Self::Blocking(_) => "Blocking",
+            Self::Transactional(_) => "Transactional",
         })
     }
 }
+
+/// A handler's work in a transaction, given the connection of the store.
+pub type TransactionalWork = Box<dyn FnMut(&mut dyn Any) -> Result<(), HandlerError> + Send>;
 
 /// The results of a batch, one for each of its events.
 pub type BatchResults = Vec<Result<(), HandlerError>>;
@@ -66,6 +73,23 @@ impl Erased {
         handler: impl Fn(Arc<EventEnvelope>, HandlerContext) -> Work + Send + Sync + 'static,
     ) -> Self {
         Self::One(Arc::new(move |envelope, cx| Ok(handler(envelope, cx))))
+    }
+
+    /// A handler of envelopes in a transaction of the store.
+    pub(crate) fn transactional<C: 'static>(
+        handler: impl Fn(&Arc<EventEnvelope>, &mut C, &HandlerContext) -> Result<(), HandlerError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        let handler = Arc::new(handler);
+        Self::raw(move |envelope, cx| {
+            let handler = Arc::clone(&handler);
+            let work = move |conn: &mut dyn Any| {
+                handler(&envelope, transactional::connection(conn)?, &cx.again())
+            };
+            Work::Transactional(Box::new(work))
+        })
     }
 
     /// A handler of several events at a time.

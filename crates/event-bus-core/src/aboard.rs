@@ -120,6 +120,7 @@ fn registration(subscription: &Subscription) -> Registration {
         name: Arc::clone(subscription.name()),
         former_names: subscription.former_names().to_vec(),
         start_from: subscription.start(),
+        projection: subscription.projection_start().cloned(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     seat::Worker,
     starts,
     subscribed::Subscribed,
+    transactional::{self, Turn},
 };
 
 /// How an attempt ended.
@@ -106,6 +107,8 @@ pub(crate) struct Attempt {
     pub(crate) ended: Ended,
     pub(crate) end: Instant,
     pub(crate) took: Duration,
+    /// Held until its end was acted on, where it was made in a transaction of the store.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// Runs one attempt: catches panics, stops it at its time-out (F1). Calls `before_waiting` where the
@@ -113,7 +116,7 @@ pub(crate) struct Attempt {
 pub(crate) async fn attempt(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Subscribed,
+    subscribed: &Arc<Subscribed>,
     given: Given<'_>,
     began: Instant,
     mut before_waiting: impl FnMut(),
@@ -126,7 +129,12 @@ pub(crate) async fn attempt(
         {
             let (ended, end) = (Ended::Crashed(ends), Instant::now());
             let took = Duration::ZERO;
-            return Attempt { ended, end, took };
+            return Attempt {
+                ended,
+                end,
+                took,
+                turn: None,
+            };
         }
         before_waiting();
         started = starts::record(engine, subscribed, [given.envelope]).await;
@@ -136,7 +144,7 @@ pub(crate) async fn attempt(
     let running = engine
         .lifecycle
         .begin_attempt(worker.seat(), 1, &cancellation);
-    let ended = run(
+    let (ended, turn) = run(
         engine,
         subscribed,
         given.envelope,
@@ -150,7 +158,12 @@ pub(crate) async fn attempt(
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     note(engine, worker, subscribed, given, &ended, took);
-    Attempt { ended, end, took }
+    Attempt {
+        ended,
+        end,
+        took,
+        turn,
+    }
 }
 
 /// What a handler is told of its attempt.
@@ -221,13 +234,13 @@ pub(crate) fn note(
 }
 
 async fn run(
-    engine: &Engine,
-    subscribed: &Subscribed,
+    engine: &Arc<Engine>,
+    subscribed: &Arc<Subscribed>,
     envelope: &Arc<EventEnvelope>,
     cx: HandlerContext,
     cancellation: &Cancellation,
     before_waiting: impl FnOnce(),
-) -> Ended {
+) -> (Ended, Option<Turn>) {
     let (bus, subscription) = (engine.id, &subscribed.subscription);
     let limit = subscription.attempt_timeout();
     let begin = || {
@@ -248,14 +261,29 @@ async fn run(
             before_waiting();
             Ok(off_worker::run(bus, subscribed, work, cancellation).await)
         }
+        Ok(Ok(Some(Work::Transactional(work)))) => {
+            before_waiting();
+            let runs = vec![vec![(Arc::clone(envelope), work)]];
+            let (mut ends, turn) =
+                transactional::make(engine, subscribed, runs, cancellation).await;
+            let ended = ends.pop().flatten();
+            return (
+                ended.unwrap_or_else(|| Ended::failed(NOT_MADE.to_owned())),
+                Some(turn),
+            );
+        }
     };
-    ended.unwrap_or_else(|fault| {
+    let ended = ended.unwrap_or_else(|fault| {
         if fault == Fault::OverTime {
             cancellation.cancel();
         }
         Ended::failed(fault.text(limit))
-    })
+    });
+    (ended, None)
 }
+
+/// The error of a delivery of which the store has said nothing.
+const NOT_MADE: &str = "the transaction ended without the delivery";
 
 impl Ended {
     pub(crate) fn unreadable(error: &DecodeError) -> Self {

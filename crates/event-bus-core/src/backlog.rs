@@ -20,6 +20,7 @@ use crate::{
     state::State,
     subscribed::{Begun, Subscribed},
     timers::Due,
+    transactional::Turn,
     worker::say_paused,
 };
 
@@ -71,6 +72,8 @@ struct Made {
     began: Instant,
     decision: Decision,
     end: Instant,
+    /// Held until the decision was acted on.
+    _turn: Option<Turn>,
 }
 
 impl Made {
@@ -101,8 +104,9 @@ async fn make(
         attempt: number,
         ..given
     };
-    let Attempt { ended, end, .. } =
-        attempt(engine, worker, subscribed, given, Instant::now(), || {}).await;
+    let Attempt {
+        ended, end, turn, ..
+    } = attempt(engine, worker, subscribed, given, Instant::now(), || {}).await;
     let speaks = breaker::speaks(&ended);
     match speaks {
         _ if !is_probe => breaker::note(engine, subscribed, speaks),
@@ -129,6 +133,7 @@ async fn make(
         began,
         decision,
         end,
+        _turn: turn,
     })
 }
 

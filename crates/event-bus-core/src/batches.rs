@@ -28,6 +28,7 @@ use crate::{
     starts,
     state::State,
     subscribed::{Begun, Subscribed},
+    transactional::{self, Turn},
     worker::Led,
 };
 
@@ -114,7 +115,7 @@ async fn deliver(
     subscribed: &Arc<Subscribed>,
     runs: &mut [&mut Run],
 ) {
-    let made = attempt(engine, worker, subscribed, runs).await;
+    let (made, _turn) = attempt(engine, worker, subscribed, runs).await;
     let ends = made.iter().flatten();
     let spoken = ends.filter_map(|made| breaker::speaks(&made.ended));
     // A batch that fails is one failure, and one that is handled in part is none.
@@ -136,15 +137,23 @@ async fn deliver(
 async fn attempt(
     engine: &Arc<Engine>,
     worker: &Worker,
-    subscribed: &Subscribed,
+    subscribed: &Arc<Subscribed>,
     runs: &[&mut Run],
-) -> Vec<Vec<Attempt>> {
+) -> (Vec<Vec<Attempt>>, Option<Turn>) {
     let deliveries = runs.iter().map(|run| run.records.len()).sum();
     let mut handed_over = Vec::with_capacity(deliveries);
-    let early: Vec<_> = runs
-        .iter()
-        .map(|run| early_ends(engine, subscribed, &run.records, &mut handed_over))
-        .collect();
+    let mut counts = Vec::with_capacity(runs.len());
+    let mut early = Vec::with_capacity(runs.len());
+    for run in runs {
+        let before = handed_over.len();
+        early.push(early_ends(
+            engine,
+            subscribed,
+            &run.records,
+            &mut handed_over,
+        ));
+        counts.push(handed_over.len() - before);
+    }
     let repeats = handed_over.iter().filter(|it| it.marks.may_be_repeat);
     let repeats: Vec<_> = repeats.map(|it| &it.envelope).collect();
     let mut started = None;
@@ -160,24 +169,43 @@ async fn attempt(
     let running = engine
         .lifecycle
         .begin_attempt(worker.seat(), deliveries, &cancellation);
-    let mut ends = call(engine, subscribed, items, &cancellation)
-        .await
-        .into_iter();
+    let (ends, turn) = match subscribed.subscription.connection() {
+        None => {
+            let ends = call(engine, subscribed, items, &cancellation).await;
+            (ends.into_iter().map(Some).collect(), None)
+        }
+        Some(_) => transactional::call(engine, subscribed, items, &counts, &cancellation).await,
+    };
+    let mut ends = ends.into_iter();
     running.end();
     drop(started);
     let end = Instant::now();
     let took = end.saturating_duration_since(began);
     let mut made = |record: &Arc<Record>, early: Option<Ended>| {
-        let ended = early.or_else(|| ends.next());
-        let ended = ended.unwrap_or_else(|| Ended::failed(NO_VERDICT.to_owned()));
+        let ended = match early {
+            Some(ended) => ended,
+            None => match ends.next() {
+                Some(ended) => ended?,
+                None => Ended::failed(NO_VERDICT.to_owned()),
+            },
+        };
         note(engine, worker, subscribed, Given::of(record), &ended, took);
-        Attempt { ended, end, took }
+        let turn = None;
+        Some(Attempt {
+            ended,
+            end,
+            took,
+            turn,
+        })
     };
     let of_run = |(run, early): (&&mut Run, Vec<_>)| {
         let both = run.records.iter().zip(early);
-        both.map(|(record, early)| made(record, early)).collect()
+        // What was not made, as one before it has failed, is left to come again.
+        both.filter_map(|(record, early)| made(record, early))
+            .collect()
     };
-    runs.iter().zip(early).map(of_run).collect()
+    let made = runs.iter().zip(early).map(of_run).collect();
+    (made, turn)
 }
 
 /// The ends that the events of a run have before the handler is called, up to the first that failed;

@@ -23,7 +23,7 @@ use crate::{
     lifecycle::Phase,
     pausing, places, progress,
     publish::publish,
-    settling, statistics, stopping, stored_letters,
+    settling, statistics, stopping, stored_letters, transactional,
     waiting::NoRoom,
     watch,
 };
@@ -198,6 +198,7 @@ impl EventBus for InMemoryEventBus {
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<(), SubscribeError> {
+        transactional::check(&self.engine, &subscription)?;
         loop {
             if let Some(planned) = self.plan(&subscription) {
                 return planned;

@@ -53,6 +53,10 @@ pub(crate) struct Engine {
     pub(crate) hurried: AtomicUsize,
     /// What keeps the store from serving the bus, and since when.
     trouble: Mutex<Option<(StoreErrorKind, Arc<str>, Instant)>>,
+    /// Held by the saver from looking until it knows what is committed, and by whoever has deliveries made
+    /// in a transaction of the store from looking until it has acted on their ends: neither may commit
+    /// what it has seen before the other has changed it.
+    pub(crate) saving: Arc<tokio::sync::Mutex<()>>,
     /// Held while dead letters of the store are settled, so that each is settled once.
     pub(crate) letters: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -74,6 +78,7 @@ impl Engine {
             quiet: Notify::new(),
             hurried: AtomicUsize::new(0),
             trouble: Mutex::new(None),
+            saving: Arc::default(),
             letters: tokio::sync::Mutex::default(),
             state: Mutex::new(State::new(id, &config)),
             config,

@@ -77,6 +77,8 @@ mod catch_up;
 
 mod watch;
 
+mod transactional;
+
 // What all of them share.
 
 mod engine;

@@ -36,14 +36,17 @@ pub(crate) async fn run(engine: Arc<Engine>, stores: Stores) -> Option<StoreErro
         engine.unsaved.notified().await;
         company(&engine).await;
         let closing = engine.lifecycle.phase() == Phase::Closing;
+        let turn = engine.saving.lock().await;
         batch.take(&engine, closing)?;
         let saved = save(&stores, batch.changes.clone()).await;
         match saved {
             Ok(()) => {
                 engine.store_works();
                 note_committed(&engine, std::mem::take(&mut batch));
+                drop(turn);
             }
             Err(ref error) if !closing => {
+                drop(turn);
                 batch.keep_out(&engine);
                 engine.store_fails(error.kind(), &error.to_string());
                 say!(error, "progress not saved", "again.in.ms" = AFTER_FAULT.as_millis(); error);
@@ -123,6 +126,7 @@ fn take(engine: &Engine, closing: bool) -> Option<(DeliveryChanges, Vec<Due>)> {
             if engine.lifecycle.cut_off(state) == 0 {
                 changes.push(DeliveryChange::RunEnded);
             }
+            state.leave_in_doubt(&mut changes);
         }
         Some((changes, retries))
     })

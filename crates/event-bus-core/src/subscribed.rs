@@ -58,6 +58,8 @@ pub(crate) struct Subscribed {
     paused: AtomicU8,
     /// How many blocking handlers run past their time-out.
     stuck: AtomicUsize,
+    /// Whether a transaction of it was cut off, so that nobody knows how far it has come.
+    in_doubt: AtomicBool,
     /// Whether somebody has ever waited for its attempts.
     awaited: AtomicBool,
     at_rest: Notify,
@@ -91,6 +93,7 @@ impl Subscribed {
             removed: AtomicBool::new(false),
             paused: AtomicU8::new(0),
             stuck: AtomicUsize::new(0),
+            in_doubt: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
             at_rest: Notify::new(),
         })
@@ -151,6 +154,16 @@ impl Subscribed {
     pub(crate) fn is_probe(&self, mailbox: MailboxId) -> bool {
         let is_probe = |breaker: &Breaker| breaker.is_probe(mailbox);
         self.breaker.as_ref().is_some_and(is_probe)
+    }
+
+    /// Notes that a transaction was cut off.
+    pub(crate) fn put_in_doubt(&self) {
+        self.in_doubt.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a transaction was cut off: only the store knows how far it has come.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::SeqCst)
     }
 
     /// Notes that a blocking handler runs past its time-out, for as long as the guard lives.

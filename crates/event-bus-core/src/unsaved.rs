@@ -1,8 +1,10 @@
 //! What is to be committed next: how far everyone has come, with whatever deviates from success.
 
-use domain_events::{DeliveryChange, DeliveryChanges};
+use std::sync::Arc;
 
-use crate::{state::State, timers::Due};
+use domain_events::{DeliveryChange, DeliveryChanges, Progress, SubscriptionId};
+
+use crate::{state::State, subscribed::Subscribed, timers::Due};
 
 /// Changes of the delivery state since the last save was taken.
 #[derive(Default)]
@@ -72,6 +74,49 @@ impl Unsaved {
 }
 
 impl State {
+    /// The last progress of whoever has deliveries made in a transaction of the store, which nobody else
+    /// saves meanwhile; an error is the save that has to be committed before.
+    pub(crate) fn progress_in_transaction(
+        &self,
+        subscribed: &Arc<Subscribed>,
+    ) -> Result<Progress, u64> {
+        let unsaved = &self.unsaved;
+        let is_own = |change: &DeliveryChange| subscription_of(change) == subscribed.id;
+        // What a row stands for is not in the progress any more.
+        if unsaved.changes.iter().any(is_own) {
+            return Err(unsaved.next_save());
+        }
+        // A save that has failed is made again.
+        if unsaved.in_commit {
+            return Err(unsaved.taken);
+        }
+        Ok(self.progress_of(subscribed).unwrap_or_default())
+    }
+
+    fn progress_of(&self, subscribed: &Arc<Subscribed>) -> Option<Progress> {
+        let leaving = self.leaving.iter().filter_map(|it| it.progress());
+        let members = self.pipeline_members().flat_map(|(pipeline, members)| {
+            let cursor = pipeline.cursor.as_ref();
+            cursor.map_or_else(Vec::new, |it| it.progress(&members, &pipeline.mailboxes))
+        });
+        leaving.chain(members).find_map(|change| match change {
+            DeliveryChange::Progressed(id, progress) if Some(id) == subscribed.id => Some(progress),
+            _ => None,
+        })
+    }
+
+    /// Takes out what is to be said of subscriptions whose last transaction was cut off: they may have
+    /// come further by it.
+    pub(crate) fn leave_in_doubt(&self, changes: &mut DeliveryChanges) {
+        let all = self.subscribed();
+        let in_doubt: Vec<_> = all.iter().filter(|it| it.is_in_doubt()).collect();
+        let is_sure = |change: &DeliveryChange| {
+            let of = subscription_of(change);
+            of.is_none() || !in_doubt.iter().any(|it| it.id == of)
+        };
+        changes.retain(is_sure);
+    }
+
     /// Takes what is to be committed: the changes, and how far everyone has come with them.
     ///
     /// Both are taken in one step, so that no progress passes a position that only a later commit
@@ -94,5 +139,22 @@ impl State {
             }
         }
         (changes, retries)
+    }
+}
+
+/// Whose delivery state a change is of, if it is of a single subscription that is known by its number.
+fn subscription_of(change: &DeliveryChange) -> Option<SubscriptionId> {
+    match change {
+        DeliveryChange::Progressed(id, _)
+        | DeliveryChange::Waiting(id, _)
+        | DeliveryChange::Finished(id, _)
+        | DeliveryChange::Dead(id, _)
+        | DeliveryChange::Blocked(id, _)
+        | DeliveryChange::Unblocked(id, _)
+        | DeliveryChange::Paused(id, _)
+        | DeliveryChange::Started(id, _)
+        | DeliveryChange::Ended(id, _)
+        | DeliveryChange::Replayed(id, _) => Some(*id),
+        _ => None,
     }
 }

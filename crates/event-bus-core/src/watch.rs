@@ -96,7 +96,7 @@ impl State {
 
     /// Notes that the log reaches as far, and tells those who have something to read. Returns as
     /// [`tell_who_is_behind`](Self::tell_who_is_behind).
-    fn reaches(&mut self, head: Position, after: &mut After) -> bool {
+    pub(crate) fn reaches(&mut self, head: Position, after: &mut After) -> bool {
         for (_, pipeline) in self.pipelines.iter_mut() {
             if let Some(cursor) = &mut pipeline.cursor {
                 cursor.head = cursor.head.max(head);

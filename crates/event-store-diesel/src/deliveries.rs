@@ -247,10 +247,12 @@ impl Step<'_> {
             Self::DeleteBlocked(id, aggregate) => queries::delete_blocked(conn, id, aggregate)?,
             Self::Reset(name, through) => match queries::subscription(conn, name)? {
                 Some(row) => {
-                    let (id, after) = (row.subscription_id, signed(through.get()));
-                    queries::delete_exceptions(conn, id)?;
-                    queries::delete_dead_letters(conn, id, after)?;
-                    queries::update_progress(conn, id, through, &[])?
+                    let id = row.subscription_id;
+                    if row.version.is_some() {
+                        queries::update_version(conn, id, 0)?;
+                    }
+                    queries::reset_subscription(conn, id, through)?;
+                    1
                 }
                 None => 0,
             },

@@ -36,6 +36,14 @@ pub(crate) fn closed() -> StoreError {
     StoreError::new(StoreErrorKind::Closed, "the store is closed")
 }
 
+/// The error of what waits for the writer, which waits for it.
+pub(crate) fn inside_handler() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::InsideTransaction,
+        "nothing waits for the store inside a transactional handler, which appends by append_in",
+    )
+}
+
 /// The error of a store that was opened to read.
 pub(crate) fn read_only() -> StoreError {
     StoreError::new(

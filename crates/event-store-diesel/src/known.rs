@@ -82,6 +82,16 @@ impl Known {
         Ok(known.insert(current))
     }
 
+    /// Reads everything again: it was changed by the writer's own connection.
+    pub(crate) fn read_again(
+        &mut self,
+        conn: &mut SqliteConnection,
+        names: &mut Names,
+    ) -> QueryResult<()> {
+        *self = Self::read(conn, names, self.data_version)?;
+        Ok(())
+    }
+
     fn holds(&self, data_version: i64) -> bool {
         self.data_version == data_version
             && self.histories.len() < LIMIT

@@ -58,6 +58,10 @@ mod deliveries;
 
 mod registrations;
 
+mod handlers;
+
+mod transactional;
+
 mod retention;
 
 mod positions;

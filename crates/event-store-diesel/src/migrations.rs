@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The newest format of the tables that this program knows.
-pub(crate) const FORMAT: i64 = 4;
+pub(crate) const FORMAT: i64 = 5;
 
 #[cfg(not(migrations_elsewhere))]
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");

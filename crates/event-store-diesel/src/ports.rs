@@ -1,24 +1,26 @@
 //! The ports that the store on SQLite serves, and how a request gets to its thread.
 
 use async_trait::async_trait;
-use diesel::QueryResult;
+use diesel::{QueryResult, SqliteConnection};
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
-    DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState, StoreError,
-    StoreStatistics, StoredSubscription, promise,
+    Append, AppendDone, ChangesDone, ConnectionType, DeadLetter, DeadLetterGroup, DeadLetterQuery,
+    DeliveryChanges, DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary,
+    Position, ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState,
+    StoreError, StoreStatistics, StoredSubscription, TransactionDone, TransactionalDeliveries,
+    promise,
 };
 
 use crate::{
     SqliteEventStore,
     append::AppendRequest,
     deliveries::ChangesRequest,
-    failure,
+    failure, handlers,
     place::Place,
     reader::Job,
     registrations::{RegistrationRequest, RunRequest},
     session::Session,
     size,
+    transactional::TransactionRequest,
     writer::{Request, Work},
 };
 
@@ -108,6 +110,14 @@ impl DeliveryStore for SqliteEventStore {
         self.hand_over(ChangesRequest::new(changes, done));
     }
 
+    fn connection_type(&self) -> Option<ConnectionType> {
+        Some(ConnectionType::of::<SqliteConnection>())
+    }
+
+    fn submit_transaction(&self, deliveries: TransactionalDeliveries, done: TransactionDone) {
+        self.hand_over(TransactionRequest::new(deliveries, done));
+    }
+
     async fn dead_letters(
         &self,
         query: &DeadLetterQuery,
@@ -157,7 +167,11 @@ impl DeliveryStore for SqliteEventStore {
 
 impl SqliteEventStore {
     pub(crate) fn hand_over(&self, request: impl Request + 'static) {
-        let work = Work::Write(Box::new(request));
+        let request = Box::new(request);
+        if handlers::is_inside() {
+            return self.shared.inside.refuse(request);
+        }
+        let work = Work::Write(request);
         if let Err(Work::Write(request)) = self.shared.work.push(work) {
             self.shared.refused.refuse(request);
         }
@@ -177,6 +191,7 @@ impl SqliteEventStore {
             is_sound
         });
         let taken = match &self.shared.place {
+            Place::Memory if handlers::is_inside() => return Err(failure::inside_handler()),
             Place::File(_) => self.shared.questions.push(job).is_ok(),
             Place::Memory => self.shared.work.push(Work::Read(job)).is_ok(),
         };

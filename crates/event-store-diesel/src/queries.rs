@@ -887,6 +887,7 @@ pub(crate) struct SubscriptionRow {
     pub(crate) through: i64,
     pub(crate) unfinished: Vec<u8>,
     pub(crate) paused: Option<String>,
+    pub(crate) version: Option<i64>,
 }
 
 pub(crate) fn subscription(conn: &mut Conn, name: &str) -> QueryResult<Option<SubscriptionRow>> {
@@ -929,6 +930,13 @@ pub(crate) fn delete_exceptions(conn: &mut Conn, id: i64) -> QueryResult<usize> 
 pub(crate) fn delete_dead_letters(conn: &mut Conn, id: i64, after: i64) -> QueryResult<usize> {
     let of = de_dead_letters::table.filter(de_dead_letters::subscription_id.eq(id));
     diesel::delete(of.filter(de_dead_letters::position.gt(after))).execute(conn)
+}
+
+/// Sets a subscription to a place, and forgets what was behind that.
+pub(crate) fn reset_subscription(conn: &mut Conn, id: i64, through: Position) -> QueryResult<()> {
+    delete_exceptions(conn, id)?;
+    delete_dead_letters(conn, id, signed(through.get()))?;
+    update_progress(conn, id, through, &[]).map(drop)
 }
 
 pub(crate) fn count_dead_letters(conn: &mut Conn, id: i64) -> QueryResult<i64> {
@@ -977,6 +985,13 @@ pub(crate) fn insert_subscription(
         ))
         .returning(de_subscriptions::subscription_id)
         .get_result(conn)
+}
+
+/// Notes the version of a projection's tables.
+pub(crate) fn update_version(conn: &mut Conn, id: i64, version: u32) -> QueryResult<usize> {
+    diesel::update(de_subscriptions::table.find(id))
+        .set(de_subscriptions::version.eq(i64::from(version)))
+        .execute(conn)
 }
 
 pub(crate) fn has_subscription(conn: &mut Conn, id: i64) -> QueryResult<bool> {
@@ -1139,6 +1154,21 @@ pub(crate) fn blocked_from(
         .select(de_blocked::from_position)
         .get_result(conn)
         .optional()
+}
+
+/// Lets a block begin at another position, which has this version or an earlier one.
+pub(crate) fn move_blocked(
+    conn: &mut Conn,
+    subscription: i64,
+    aggregate: i64,
+    (position, version): (Position, Version),
+) -> QueryResult<usize> {
+    diesel::update(de_blocked::table.find((subscription, aggregate)))
+        .set((
+            de_blocked::from_position.eq(signed(position.get())),
+            de_blocked::from_version.eq(signed(version.get())),
+        ))
+        .execute(conn)
 }
 
 /// Positions that wait behind another one, for one subscription or for any.

@@ -1,14 +1,16 @@
 //! The beginning of a run, and names that become known during one.
 
-use diesel::QueryResult;
+use diesel::{QueryResult, result::Error};
 use domain_events::{
-    AggregateRef, BlockedAggregate, EventId, Position, Progress, Promise, Registration,
-    RegistrationDone, RunState, StartedDelivery, StoreError, SubscriptionId, SubscriptionState,
-    Timestamp, Version, WaitingDelivery,
+    AggregateRef, BlockedAggregate, EventId, Kept, Position, Progress, ProjectionStart, Promise,
+    Registration, RegistrationDone, RunState, StartedDelivery, StoreError, StoreErrorKind,
+    SubscriptionId, SubscriptionState, Timestamp, Version, WaitingDelivery,
 };
 
 use crate::{
-    failure, positions,
+    failure,
+    handlers::{self, Savepoint},
+    positions,
     queries::{self, BlockedRow, SubscriptionRow, WaitingRow},
     rows::{signed, unsigned},
     session::{broken, count, pause_reason},
@@ -101,7 +103,7 @@ impl RegistrationRequest {
 
 impl Request for RegistrationRequest {
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
-        self.state = Some(register(tx, &self.registration)?);
+        self.state = Some(tx.unless_refused(|tx| register(tx, &self.registration))?);
         Ok(())
     }
 
@@ -118,33 +120,100 @@ fn register(
     tx: &mut Transaction<'_>,
     registration: &Registration,
 ) -> QueryResult<Result<SubscriptionState, StoreError>> {
+    let known = known(tx, registration)?;
+    let stored = known.as_ref().and_then(|row| row.version);
+    let projection = registration.projection.as_ref();
+    let begins = projection.filter(|it| stored != Some(i64::from(it.version())));
+    let row = match (known, begins) {
+        (Some(row), None) => row,
+        // It was reset, to where it is.
+        (Some(row), Some(_)) if stored == Some(0) => row,
+        (known, _) => match start(tx, registration, known)? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        },
+    };
+    if let Some(projection) = begins {
+        if let Err(refusal) = begin(tx, projection)? {
+            return Ok(Err(refusal));
+        }
+        queries::update_version(tx.conn, row.subscription_id, projection.version())?;
+    }
+    state(tx, &row).map(Ok)
+}
+
+/// The row of a subscription that is known, be it by a former name.
+fn known(
+    tx: &mut Transaction<'_>,
+    registration: &Registration,
+) -> QueryResult<Option<SubscriptionRow>> {
     let name = &registration.name;
     if let Some(row) = queries::subscription(tx.conn, name)? {
-        return state(tx, &row).map(Ok);
+        return Ok(Some(row));
     }
     for former in &registration.former_names {
         if let Some(row) = queries::subscription(tx.conn, former)? {
             queries::rename_subscription(tx.conn, row.subscription_id, name)?;
-            return state(tx, &row).map(Ok);
+            return Ok(Some(row));
         }
     }
+    Ok(None)
+}
+
+/// Places a subscription where it starts: one that is new, or a projection that is built again.
+fn start(
+    tx: &mut Transaction<'_>,
+    registration: &Registration,
+    known: Option<SubscriptionRow>,
+) -> QueryResult<Result<SubscriptionRow, StoreError>> {
+    let name = &registration.name;
     let through = match tx.place(name, registration.start_from)? {
         Ok(through) => through,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let id = queries::insert_subscription(tx.conn, name, through)?;
-    Ok(Ok(SubscriptionState {
-        id: SubscriptionId::new(id),
-        progress: Progress {
-            through,
-            unfinished: Vec::new(),
-        },
-        waiting: Vec::new(),
-        blocked: Vec::new(),
-        started: Vec::new(),
-        paused: None,
-    }))
+    match known {
+        None => drop(queries::insert_subscription(tx.conn, name, through)?),
+        Some(row) => queries::reset_subscription(tx.conn, row.subscription_id, through)?,
+    }
+    let row = queries::subscription(tx.conn, name)?;
+    Ok(Ok(
+        row.ok_or_else(|| broken("a subscription without its row"))?
+    ))
 }
+
+/// Has a projection make its tables.
+fn begin(
+    tx: &mut Transaction<'_>,
+    projection: &ProjectionStart,
+) -> QueryResult<Result<(), StoreError>> {
+    // It may read the log, and even append to it.
+    tx.write_rows()?;
+    let mut text = None;
+    let made = handlers::call(tx.conn, |conn| match projection.begin(conn) {
+        Ok(()) => Kept::All,
+        Err(error) => {
+            text = Some(error.to_string());
+            Kept::Failed
+        }
+    })?;
+    tx.look_again()?;
+    match made {
+        Savepoint::Kept(Kept::All) => Ok(Ok(())),
+        Savepoint::Kept(_) => Ok(Err(not_begun(text))),
+        Savepoint::Gone => Err(Error::BrokenTransactionManager),
+    }
+}
+
+fn not_begun(text: Option<String>) -> StoreError {
+    let text = text.unwrap_or_else(|| "it has panicked".to_owned());
+    let what = "the projection has not made its tables";
+    StoreError::new(StoreErrorKind::Other, what).caused_by(NotBegun(text))
+}
+
+/// Why a projection could not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotBegun(String);
 
 fn state(tx: &mut Transaction<'_>, row: &SubscriptionRow) -> QueryResult<SubscriptionState> {
     let id = row.subscription_id;

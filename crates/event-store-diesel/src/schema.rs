@@ -72,6 +72,7 @@ table! {
         through -> BigInt,
         unfinished -> Binary,
         paused -> Nullable<Text>,
+        version -> Nullable<BigInt>,
     }
 }
 

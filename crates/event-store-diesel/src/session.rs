@@ -172,6 +172,7 @@ impl Session {
                 lag: unsigned(lag),
                 dead: unsigned(queries::count_dead_letters(&mut self.conn, id)?),
                 paused,
+                version: row.version.and_then(|version| u32::try_from(version).ok()),
             });
         }
         Ok(stored)

@@ -3,7 +3,7 @@
 use std::{fmt, path::Path, sync::Arc, thread};
 
 use diesel::SqliteConnection;
-use domain_events::promise;
+use domain_events::{StoreError, promise};
 
 use crate::{
     BackupError, OpenError, SqliteOptions,
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) work: Arc<Queue<Work>>,
     pub(crate) questions: Arc<Queue<Job>>,
     pub(crate) refused: RefusedRequests,
+    /// Refuses what comes from inside a transactional handler.
+    pub(crate) inside: RefusedRequests,
     threads: Threads,
 }
 
@@ -84,8 +86,7 @@ impl SqliteEventStore {
     pub fn open_to_read(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, OpenError> {
         let place = checked_place(path.as_ref(), &options)?;
         database::look(&place, &options)?;
-        let refused = RefusedRequests::new(Answers::default(), failure::read_only);
-        let store = Self::new(&place, options, refused);
+        let store = Self::new(&place, options, Answers::default(), failure::read_only);
         store.shared.work.close();
         store.shared.start_readers()?;
         Ok(store)
@@ -172,7 +173,12 @@ impl SqliteEventStore {
         self.shared.questions.close();
     }
 
-    fn new(place: &Place, options: SqliteOptions, refused: RefusedRequests) -> Self {
+    fn new(
+        place: &Place,
+        options: SqliteOptions,
+        answers: Answers,
+        refusal: fn() -> StoreError,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 place: place.clone(),
@@ -180,7 +186,8 @@ impl SqliteEventStore {
                 options,
                 work: Arc::new(Queue::new()),
                 questions: Arc::new(Queue::new()),
-                refused,
+                refused: RefusedRequests::new(answers.clone(), refusal),
+                inside: RefusedRequests::new(answers, failure::inside_handler),
                 threads: Threads::default(),
             }),
         }
@@ -193,10 +200,9 @@ impl SqliteEventStore {
         lock: Option<FileLock>,
     ) -> Result<Self, OpenError> {
         let answers = Answers::default();
-        let refused = RefusedRequests::new(answers.clone(), failure::closed);
-        let (answering, answerer) = Answering::new(answers);
+        let (answering, answerer) = Answering::new(answers.clone());
         let writer = Writer::new(conn, place.clone(), options.clone(), answering);
-        let store = Self::new(place, options, refused);
+        let store = Self::new(place, options, answers, failure::closed);
         if place.is_file() {
             store.shared.start_readers()?;
         }

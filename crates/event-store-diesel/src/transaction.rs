@@ -48,6 +48,19 @@ impl<'a> Transaction<'a> {
         self.known.head
     }
 
+    /// The last position of the log, with what the application's code has appended in this transaction.
+    pub(crate) fn head_now(&mut self) -> QueryResult<Position> {
+        queries::head(self.conn).map(|head| Position::new(unsigned(head)))
+    }
+
+    /// Reads again what is known, where the application's code has appended in this transaction.
+    pub(crate) fn look_again(&mut self) -> QueryResult<()> {
+        if self.head_now()? != self.known.head {
+            self.known.read_again(self.conn, self.names)?;
+        }
+        Ok(())
+    }
+
     /// The last position that a subscription which starts there is not to have; refused where the log
     /// was pruned there.
     pub(crate) fn place(

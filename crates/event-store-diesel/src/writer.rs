@@ -8,7 +8,9 @@ use std::{
 
 use diesel::{
     QueryResult, SqliteConnection,
-    connection::{AnsiTransactionManager, TransactionManager},
+    connection::{
+        AnsiTransactionManager, SimpleConnection, TransactionManager, TransactionManagerStatus,
+    },
     result::Error,
 };
 use domain_events::{StoreError, StoreErrorKind};
@@ -42,6 +44,12 @@ pub(crate) trait Request: Send {
     /// Does its part in the open transaction; may be called again in another one. What is the
     /// request's own fault is kept for its answer and leaves no trace in the transaction.
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()>;
+
+    /// Whether what has failed is to be made again, with all that shared its transaction: the reason is
+    /// out of the way.
+    fn is_to_be_made_again(&mut self) -> bool {
+        false
+    }
 
     /// Tells how it ended.
     fn answer(self: Box<Self>, end: Result<(), Fault>);
@@ -138,7 +146,10 @@ impl Writer {
     }
 
     pub(crate) fn write(&mut self, mut group: Vec<Box<dyn Request>>) {
-        let end = self.commit(&mut group);
+        let mut end = self.commit(&mut group);
+        while end.is_err() && is_to_be_made_again(&mut group) {
+            end = self.commit(&mut group);
+        }
         if let Err(fault) = &end {
             log::warn!(requests = group.len(), kind:? = fault.kind(); "a transaction was not committed: {fault}");
             if group.len() > 1 && fault.may_be_of_one() {
@@ -202,11 +213,23 @@ impl Writer {
             }
         };
         let is_sound = rolled_back && matches!(fault, Fault::NotCommitted(_));
-        // A database in memory is gone with its connection.
         if !is_sound && self.place.is_file() {
             self.session = None;
+        } else if !is_sound {
+            // A database in memory is gone with its connection.
+            let _ = session.conn.batch_execute("ROLLBACK");
+            let status = AnsiTransactionManager::transaction_manager_status_mut(&mut session.conn);
+            *status = TransactionManagerStatus::default();
         }
     }
+}
+
+fn is_to_be_made_again(group: &mut [Box<dyn Request>]) -> bool {
+    let mut again = false;
+    for request in group {
+        again |= request.is_to_be_made_again();
+    }
+    again
 }
 
 fn apply(
@@ -261,8 +284,6 @@ fn panicked() -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use diesel::connection::SimpleConnection;
-
     use super::*;
     use crate::answering::Answers;
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain_events::{
-    Append, AppendDone, ChangesDone, DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChanges,
-    DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary, Position,
-    ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState, StoreError,
-    StoreStatistics, StoredSubscription,
+    Append, AppendDone, ChangesDone, ConnectionType, DeadLetter, DeadLetterGroup, DeadLetterQuery,
+    DeliveryChanges, DeliveryStore, EventEnvelope, EventId, EventQuery, EventStore, EventSummary,
+    Position, ProcessingOutcome, Pruned, Registration, RegistrationDone, Retention, RunState,
+    StoreError, StoreStatistics, StoredSubscription, TransactionDone, TransactionalDeliveries,
 };
 
 /// What a store is asked, before it is: each call goes on to the [store](Self::store) unless it is
@@ -50,6 +50,11 @@ pub trait Interceptor: Send + Sync + 'static {
     /// See [`DeliveryStore::submit_changes`].
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
         self.store().submit_changes(changes, done);
+    }
+
+    /// See [`DeliveryStore::submit_transaction`].
+    fn submit_transaction(&self, deliveries: TransactionalDeliveries, done: TransactionDone) {
+        self.store().submit_transaction(deliveries, done);
     }
 }
 
@@ -109,6 +114,14 @@ impl<I: Interceptor> DeliveryStore for Intercepted<I> {
 
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
         self.0.submit_changes(changes, done);
+    }
+
+    fn connection_type(&self) -> Option<ConnectionType> {
+        self.0.store().connection_type()
+    }
+
+    fn submit_transaction(&self, deliveries: TransactionalDeliveries, done: TransactionDone) {
+        self.0.submit_transaction(deliveries, done);
     }
 
     async fn dead_letters(

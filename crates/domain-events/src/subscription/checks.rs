@@ -25,6 +25,9 @@ impl Subscription {
         if self.timeout.is_zero() {
             return Err(ConfigError::new("subscription.timeout", "0 s", "more than 0").into());
         }
+        if self.projection.as_ref().is_some_and(|it| it.version() == 0) {
+            return Err(ConfigError::new("projection.VERSION", 0, "1 or more").into());
+        }
         self.check_policies()?;
         self.check_batch()?;
         if let Some(breaker) = self.breaker {
@@ -74,15 +77,16 @@ impl Subscription {
             return Err(ConfigError::new("subscription.filter", filtered, wanted));
         }
         let Isolation { workers, capacity } = self.isolation.unwrap_or_default();
-        let total = self.ordering == Ordering::Total;
+        let only_one = match self.ordering {
+            _ if self.connection.is_some() => Some("1, as the store has one thread that writes"),
+            Ordering::Total => Some("1, as the ordering is total"),
+            _ => None,
+        };
+        let most = only_one.map_or(Isolation::MAX_WORKERS, |_| 1);
         if let Some(workers) = workers
-            && !(1..=if total { 1 } else { Isolation::MAX_WORKERS }).contains(&workers)
+            && !(1..=most).contains(&workers)
         {
-            let allowed = if total {
-                "1, as the ordering is total".to_owned()
-            } else {
-                format!("1 to {}", Isolation::MAX_WORKERS)
-            };
+            let allowed = only_one.map_or_else(|| format!("1 to {most}"), str::to_owned);
             return Err(ConfigError::new("subscription.workers", workers, allowed));
         }
         if capacity == Some(0) {

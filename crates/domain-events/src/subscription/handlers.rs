@@ -1,12 +1,13 @@
 //! A subscription by its handler: types with `async fn`, closures, handlers that block, batches.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use super::{StartFrom, Subscription};
 use crate::{
-    Batch, BatchHandler, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
-    EventHandler, EventRegistry, FailurePolicy, HandlerContext, HandlerError, Ordering, Priority,
-    RegistryError, RetryPolicy, Work, work::Erased,
+    Batch, BatchHandler, BatchVerdicts, BoxFuture, ConnectionType, DecodeError, DomainEvent, Event,
+    EventEnvelope, EventHandler, EventRegistry, FailurePolicy, HandlerContext, HandlerError,
+    Ordering, Priority, Projection, ProjectionStart, RegistryError, RetryPolicy,
+    TransactionalHandler, Work, transactional, work::Erased,
 };
 
 impl Subscription {
@@ -123,6 +124,68 @@ impl Subscription {
         Self::erased(name.into(), None, register, read, Erased::raw(call))
     }
 
+    /// Subscribes `handler` to events of type `E` under `name`, to be called in the transactions of the
+    /// store, with its connection (R7). It has a pipeline of its own; the bus needs a store with
+    /// connections of the type `C`.
+    ///
+    /// Its time-out counts from the call, and what it has written is undone where it runs past that;
+    /// until it returns, nobody writes.
+    pub fn transactional<E, C, H>(name: impl Into<Arc<str>>, handler: H) -> Self
+    where
+        E: DomainEvent,
+        C: 'static,
+        H: TransactionalHandler<E, C>,
+    {
+        Self::from_transactional_fn(name, move |event, conn: &mut C, cx: &HandlerContext| {
+            handler.handle(event, conn, cx)
+        })
+    }
+
+    /// Subscribes a plain closure to events of type `E` under `name`, as
+    /// [`transactional`](Self::transactional).
+    pub fn from_transactional_fn<E, C, F>(name: impl Into<Arc<str>>, handler: F) -> Self
+    where
+        E: DomainEvent,
+        C: 'static,
+        F: Fn(Event<E>, &mut C, &HandlerContext) -> Result<(), HandlerError>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let handler = move |envelope: &Arc<EventEnvelope>, conn: &mut C, cx: &HandlerContext| {
+            // It was read before it was given out.
+            handler(envelope.typed::<E>()?, conn, cx)
+        };
+        Self {
+            connection: Some(ConnectionType::of::<C>()),
+            ..Self::typed::<E>(name, Erased::transactional(handler))
+        }
+    }
+
+    /// Subscribes a read model to every event, under `name` (R7): from the beginning, and where an event
+    /// of an aggregate is a dead letter, the later ones wait for it.
+    pub fn projection<C, P>(name: impl Into<Arc<str>>, projection: P) -> Self
+    where
+        C: 'static,
+        P: Projection<C>,
+    {
+        let projection = Arc::new(projection);
+        let begins = Arc::clone(&projection);
+        let begin = move |conn: &mut dyn Any| begins.begin(transactional::connection(conn)?);
+        let apply = move |event: &Arc<EventEnvelope>, conn: &mut C, cx: &HandlerContext| {
+            projection.apply(event, conn, cx)
+        };
+        let (register, read) = (|_: &mut _| Ok(()), |_: &_| Ok(()));
+        let handler = Erased::transactional(apply);
+        Self {
+            connection: Some(ConnectionType::of::<C>()),
+            projection: Some(ProjectionStart::new(P::VERSION, Arc::new(begin))),
+            start_from: StartFrom::Beginning,
+            failure_policy: FailurePolicy::ParkAggregate,
+            ..Self::erased(name.into(), None, register, read, handler)
+        }
+    }
+
     fn typed<E: DomainEvent>(name: impl Into<Arc<str>>, handler: Erased) -> Self {
         Self::erased(
             name.into(),
@@ -154,6 +217,8 @@ impl Subscription {
             ordering: Ordering::PerAggregate,
             isolation: None,
             breaker: None,
+            connection: None,
+            projection: None,
             linger: None,
             timeout: Duration::from_secs(30),
             start_from: StartFrom::Now,

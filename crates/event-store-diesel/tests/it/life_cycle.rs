@@ -18,6 +18,7 @@ fn registrations() -> Vec<Registration> {
         name,
         former_names: Vec::new(),
         start_from,
+        projection: None,
     }]
 }
 

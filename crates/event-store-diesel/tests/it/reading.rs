@@ -88,6 +88,7 @@ async fn r4_no_page_leaves_a_cursor_open() {
         name,
         former_names: Vec::new(),
         start_from,
+        projection: None,
     };
     store.begin_run(vec![registration]).await.unwrap();
     let root = EventId::new();
@@ -178,6 +179,7 @@ async fn r1_what_waits_is_unfinished_while_it_is_told_in_another_way() {
         name,
         former_names: Vec::new(),
         start_from,
+        projection: None,
     };
     let run = store.begin_run(vec![registration]).await.unwrap();
     let id = run.subscriptions[0].id;

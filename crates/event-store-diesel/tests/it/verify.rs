@@ -67,6 +67,7 @@ async fn fill(store: &SqliteEventStore) {
     let registration = |name: &str| Registration {
         name: name.into(),
         start_from: StartFrom::Beginning,
+        projection: None,
         former_names: Vec::new(),
     };
     let names = ["one", "two"].map(registration).into();
@@ -180,6 +181,7 @@ async fn r8_what_dead_letters_keep_of_a_pruned_log_is_sound_and_not_missed_less(
     let registration = Registration {
         name: "one".into(),
         start_from: StartFrom::Now,
+        projection: None,
         former_names: Vec::new(),
     };
     let run = store.begin_run(vec![registration]).await.unwrap();

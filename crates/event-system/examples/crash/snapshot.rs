@@ -79,6 +79,7 @@ impl Snapshot {
             name: name.into(),
             // A name that is known goes on where it is; no life prunes before all are.
             start_from: StartFrom::After(Position::new(pruned_through)),
+            projection: None,
             former_names: Vec::new(),
         };
         let run = store.begin_run(NAMES.map(registration).into()).await?;

@@ -196,6 +196,7 @@ fn registration(name: &str) -> Registration {
         former_names: Vec::new(),
         name: name.into(),
         start_from: StartFrom::Beginning,
+        projection: None,
     }
 }
 

@@ -11,3 +11,4 @@ mod recovery;
 mod retention;
 mod system;
 mod trading_demo;
+mod transactional;

@@ -15,6 +15,7 @@ pub(super) fn registration(name: &str, start_from: StartFrom) -> Registration {
         former_names: Vec::new(),
         name: name.into(),
         start_from,
+        projection: None,
     }
 }
 

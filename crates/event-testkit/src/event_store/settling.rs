@@ -211,6 +211,7 @@ pub async fn d8_a_former_name_becomes_the_new_one(store: &impl Store) {
         name: "new".into(),
         former_names: ["oldest", "old"].map(Arc::from).into(),
         start_from: StartFrom::Beginning,
+        projection: None,
     };
     for _ in 0..2 {
         let state = store.begin_run(vec![renamed()]).await.unwrap();

@@ -211,6 +211,7 @@ impl Deliveries {
                     .filter(|letter| letter.subscription == it.name)
                     .count() as u64,
                 paused: it.paused,
+                version: None,
             }
         };
         self.known().map(stored).collect()

@@ -419,6 +419,7 @@ async fn d8_a_reset_beside_the_subscribe_of_its_name_is_kept() {
     });
     let known = Registration {
         start_from: StartFrom::Now,
+        projection: None,
         ..registration("s")
     };
     store.inner.begin_run(vec![known]).await.unwrap();

@@ -1,0 +1,2 @@
+ALTER TABLE de_subscriptions DROP COLUMN version;
+UPDATE de_format SET version = 4;
