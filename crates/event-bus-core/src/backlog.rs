@@ -205,10 +205,10 @@ impl State {
     /// the next commit.
     fn may_replay(&mut self, start: &BacklogStart, after: &mut After) -> bool {
         let saves = self.unsaved.saves();
-        let is_saved = |blocked: &mut Blocked| blocked.replays_from <= saves;
-        if self.backlog(start).is_none_or(is_saved) {
+        let Some(blocked) = self.backlog(start).filter(|it| it.replays_from > saves) else {
             return true;
-        }
+        };
+        let attempts = blocked.attempts;
         let BacklogStart {
             mailbox,
             subscribed,
@@ -218,8 +218,11 @@ impl State {
             let mailboxes = &mut pipeline.mailboxes;
             mailboxes.set_stand(*mailbox, subscribed, Stand::Waiting);
         }
-        // Not one for the first attempt alone: an earlier run may have made some.
-        let due = Due::after(Duration::ZERO, *mailbox, subscribed);
+        // An earlier run may have made some.
+        let due = match attempts {
+            0 => Due::now(*mailbox, subscribed),
+            _ => Due::after(Duration::ZERO, *mailbox, subscribed),
+        };
         self.unsaved.change(None, Some(due));
         after.saver = true;
         false

@@ -141,19 +141,18 @@ async fn attempt(
     runs: &[&mut Run],
 ) -> (Vec<Vec<Attempt>>, Option<Turn>) {
     let deliveries = runs.iter().map(|run| run.records.len()).sum();
-    let mut handed_over = Vec::with_capacity(deliveries);
+    let mut handed = HandedOver {
+        records: Vec::with_capacity(deliveries),
+        is_closed: false,
+    };
     let mut counts = Vec::with_capacity(runs.len());
     let mut early = Vec::with_capacity(runs.len());
     for run in runs {
-        let before = handed_over.len();
-        early.push(early_ends(
-            engine,
-            subscribed,
-            &run.records,
-            &mut handed_over,
-        ));
-        counts.push(handed_over.len() - before);
+        let before = handed.records.len();
+        early.push(early_ends(engine, subscribed, &run.records, &mut handed));
+        counts.push(handed.records.len() - before);
     }
+    let handed_over = handed.records;
     let repeats = handed_over.iter().filter(|it| it.marks.may_be_repeat);
     let repeats: Vec<_> = repeats.map(|it| &it.envelope).collect();
     let mut started = None;
@@ -208,20 +207,40 @@ async fn attempt(
     (made, turn)
 }
 
-/// The ends that the events of a run have before the handler is called, up to the first that failed;
-/// `None` for those that are `handed_over`.
+/// What a handler is called with.
+struct HandedOver<'a> {
+    records: Vec<&'a Arc<Record>>,
+    /// Whether nothing may come with it.
+    is_closed: bool,
+}
+
+impl<'a> HandedOver<'a> {
+    /// Whether an event may come with what is there; one that may have ended the process comes alone.
+    fn lets_in(&mut self, subscribed: &Subscribed, record: &Record) -> bool {
+        let is_suspect = starts::is_suspect(subscribed, &record.envelope);
+        let lets = !self.is_closed && !(is_suspect && !self.records.is_empty());
+        self.is_closed |= is_suspect || !lets;
+        lets
+    }
+}
+
+/// The ends that the events of a run have before the handler is called, up to the first that failed or
+/// is to come later; `None` for those that are handed over.
 fn early_ends<'a>(
     engine: &Engine,
     subscribed: &Subscribed,
     records: &'a [Arc<Record>],
-    handed_over: &mut Vec<&'a Arc<Record>>,
+    handed: &mut HandedOver<'a>,
 ) -> Vec<Option<Ended>> {
     let mut ends = Vec::with_capacity(records.len());
     for record in records {
+        if !handed.lets_in(subscribed, record) {
+            break;
+        }
         let end = look(engine, subscribed, &record.envelope);
         let has_failed = end.as_ref().is_some_and(|end| !end.is_success());
         if end.is_none() {
-            handed_over.push(record);
+            handed.records.push(record);
         }
         ends.push(end);
         if has_failed {

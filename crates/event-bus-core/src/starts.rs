@@ -56,6 +56,13 @@ pub(crate) fn too_many(
     Some(ends)
 }
 
+/// Whether an unclean end has found a delivery running, by itself or in a batch with what ended the
+/// process: which of them it was shows once they are made one by one.
+pub(crate) fn is_suspect(subscribed: &Subscribed, event: &EventEnvelope) -> bool {
+    let mut deliveries = subscribed.started.deliveries.iter();
+    deliveries.any(|started| Some(started.position) == event.position())
+}
+
 /// Records that deliveries start, and once the guard is dropped, that they have ended, be it that a stop
 /// has cut them off. Returns once the first is committed.
 pub(crate) async fn record(

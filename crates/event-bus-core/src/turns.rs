@@ -195,7 +195,10 @@ impl Pipeline {
         let delay = blocked.resume_in_memory(record, waiting);
         after.told.extend(blocked.note_rest());
         if let Some(delay) = delay {
-            after.due.push(Due::after(delay, mailbox, subscribed));
+            after.due.push(match waiting.attempts {
+                0 => Due::now(mailbox, subscribed),
+                _ => Due::after(delay, mailbox, subscribed),
+            });
         }
     }
 

@@ -654,7 +654,7 @@ async fn a_store_of_an_older_format_is_told_and_not_checked() {
     let path = folder.path().join("events.db");
     sql(&path, "UPDATE de_format SET version = 1");
     let expected =
-        "de_format: the format is 1, and 4 is the one of this program: nothing else was checked";
+        "de_format: the format is 1, and 5 is the one of this program: nothing else was checked";
     assert_eq!(lines(&path).await, [expected]);
 }
 

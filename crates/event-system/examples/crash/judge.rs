@@ -10,6 +10,7 @@ use self::order::Watch;
 use crate::{
     events::{Counted, Echoed, NAMES, NONE, SKIP, TOTAL, is_echoed},
     journal::{Delivery, Fact},
+    own,
     snapshot::{Letter, Snapshot},
 };
 
@@ -78,6 +79,7 @@ impl Judge {
         self.check_log(&after);
         self.check_deliveries(&after);
         self.check_letters(&after);
+        self.faults.extend(after.faults_of_tables());
         self.figures.events = after.log.len() as u64;
         self.figures.pruned = after.pruned_through;
         self.before = after;
@@ -196,13 +198,10 @@ impl Judge {
     /// Once everything is settled, nothing is left.
     pub(crate) fn check_settled(&mut self) {
         let head = self.before.log.len() as u64;
-        for (name, known) in NAMES.iter().zip(&self.before.known) {
-            let is_over = known.through == head
-                && known.unfinished.is_empty()
-                && known.waiting.is_empty()
-                && known.blocked.is_empty()
-                && !known.is_paused;
-            if !is_over {
+        let projection = (&own::NAME, &self.before.folds);
+        let all = NAMES.iter().zip(&self.before.known).chain([projection]);
+        for (name, known) in all {
+            if !known.is_at_rest(head) {
                 self.faults.push(format!("{name} is not at rest"));
             }
         }

@@ -19,6 +19,7 @@ use crate::{
     handlers::Handlers,
     journal::{Fact, Journal},
     load::Load,
+    own::{Application, Folds},
     plan::{End, Life},
     watched::Watched,
 };
@@ -50,9 +51,11 @@ pub(crate) fn live(life: &Life) -> Result<ExitCode> {
         for subscription in Handlers::new(life, &journal).subscriptions() {
             bus.subscribe(subscription).await?;
         }
+        bus.subscribe(Folds::subscription(life, &journal)).await?;
+        let own = Application::new(&life.folder.join("events.db"))?;
         let seen = store.inner.head().await?;
         bus.start().await?;
-        let load = Arc::new(Load::new(&Arc::new(bus), &journal, life, seen));
+        let load = Arc::new(Load::new(&Arc::new(bus), &journal, life, seen, own));
         match life.end {
             End::Settled => timeout(PATIENCE, settle(&load))
                 .await

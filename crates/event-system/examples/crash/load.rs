@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,8 @@ use tokio::time::sleep;
 use crate::{
     events::{Counted, NAMES, PAUSE, who},
     journal::{Fact, Journal},
-    plan::Life,
+    own::{self, Application},
+    plan::{End, Life},
 };
 
 /// How many events a publisher publishes in a life, at the most.
@@ -34,6 +35,9 @@ pub(crate) struct Load {
     /// What is in the log at the beginning of the life, the judge has seen, and may be pruned.
     seen: Position,
     published: AtomicU64,
+    /// How many events were to be committed by the application itself.
+    own_published: AtomicU64,
+    own: Mutex<Application>,
 }
 
 impl Load {
@@ -42,9 +46,12 @@ impl Load {
         journal: &Arc<Journal>,
         life: &Life,
         seen: Position,
+        own: Application,
     ) -> Self {
         Self {
             seen,
+            own: Mutex::new(own),
+            own_published: AtomicU64::new(0),
             bus: Arc::clone(bus),
             journal: Arc::clone(journal),
             life: life.clone(),
@@ -68,7 +75,7 @@ impl Load {
     pub(crate) async fn publish(&self, seed: u64) -> Result<()> {
         let mut random = fastrand::Rng::with_seed(self.life.seed ^ seed);
         while self.goes_on() && self.published.load(Ordering::Relaxed) < 2 * MOST {
-            let ended = match random.u8(..10) {
+            let ended = match random.u8(..12) {
                 0 => self.publish_several(&mut random).await,
                 1 => {
                     let (number, event) = self.event(&mut random);
@@ -83,6 +90,10 @@ impl Load {
                     let published = self.bus.publish_timeout(event, patience).await;
                     self.note([number], published.map(|it| vec![it]))
                 }
+                3 | 4 => {
+                    self.write(&mut random)?;
+                    Ok(())
+                }
                 _ => {
                     let (number, event) = self.event(&mut random);
                     self.note([number], self.bus.publish(event).await.map(|it| vec![it]))
@@ -96,6 +107,31 @@ impl Load {
             if random.u8(..4) == 0 {
                 sleep(Duration::from_micros(random.u64(..3_000))).await;
             }
+        }
+        Ok(())
+    }
+
+    /// Writes an event together with a row of the application's, and tells the bus, or does not.
+    fn write(&self, random: &mut fastrand::Rng) -> Result<()> {
+        let written = self.own_published.fetch_add(1, Ordering::Relaxed);
+        let number = written + own::OUTBOX + 1_000_000 * self.life.number;
+        let counter = random.u8(..5).to_string();
+        let event = NewEvent::new(Counted { counter, number });
+        let undo = random.u8(..5) == 0;
+        let written = tokio::task::block_in_place(|| {
+            let own = self.own.lock();
+            own.unwrap_or_else(PoisonError::into_inner)
+                .write(number, event, undo)
+        })?;
+        let Some(position) = written else {
+            return Ok(());
+        };
+        self.journal.note(&Fact::Accepted(number, position.get()));
+        if self.life.end == End::BeforeWake && number % own::OUTBOX == self.life.nth {
+            self.journal.die();
+        }
+        if random.bool() {
+            self.bus.wake();
         }
         Ok(())
     }

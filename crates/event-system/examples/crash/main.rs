@@ -20,6 +20,8 @@ mod load;
 #[cfg(unix)]
 mod older;
 #[cfg(unix)]
+mod own;
+#[cfg(unix)]
 mod plan;
 #[cfg(unix)]
 mod run;

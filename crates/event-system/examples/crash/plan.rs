@@ -74,6 +74,10 @@ pub(crate) enum End {
     InHandler,
     /// Killed when a handler is done, before the bus knows.
     AfterHandler,
+    /// Killed in the middle of a handler that is in a transaction of the store.
+    InTransaction,
+    /// Killed once the application has committed an event itself, before the bus is told.
+    BeforeWake,
     /// Killed while the tables of an older format are brought to this one.
     InMigration,
     /// Killed while the bus stops and the store closes.
@@ -172,6 +176,9 @@ fn end(random: &mut fastrand::Rng) -> End {
         End::InHandler,
         End::AfterHandler,
         End::AfterHandler,
+        End::InTransaction,
+        End::InTransaction,
+        End::BeforeWake,
         End::InClose,
         End::InClose,
         End::Clean,
@@ -186,6 +193,8 @@ fn nth(end: End, saves: Saves, random: &mut fastrand::Rng) -> u64 {
         End::BeforeSave | End::AfterSave if saves != Saves::All => random.u64(..2),
         End::BeforeSave | End::AfterSave => random.u64(..8),
         End::InHandler | End::AfterHandler => random.u64(..100),
+        End::InTransaction => random.u64(..40),
+        End::BeforeWake => random.u64(..8),
         // Milliseconds, and below these are some of a millisecond's hundredths.
         End::Random => random.u64(..200),
         End::InMigration | End::InClose => random.u64(..400),

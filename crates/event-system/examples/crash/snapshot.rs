@@ -7,14 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use domain_events::{
-    AggregateRef, DeliveryStore, EventEnvelope, EventStore, Position, Registration, StartFrom,
-    SubscriptionState,
+    AggregateRef, DeliveryStore, DomainEvent, EventEnvelope, EventStore, Position, Registration,
+    StartFrom, SubscriptionState,
 };
 use event_store_diesel::{SqliteEventStore, SqliteOptions, Verification};
 
-use crate::events::{Counted, Echoed, NAMES, Who, wants, who};
+use crate::{
+    events::{Counted, Echoed, NAMES, Who, wants, who},
+    own::{self, Tables},
+};
 
 /// What a file holds.
 #[derive(Default)]
@@ -24,6 +27,11 @@ pub(crate) struct Snapshot {
     pub(crate) pruned_through: u64,
     /// What is known of each subscription.
     pub(crate) known: [Known; NAMES.len()],
+    /// What is known of the projection, and what it and the application have written.
+    pub(crate) folds: Known,
+    /// Positions of the projection's dead letters.
+    pub(crate) folds_given_up: Vec<u64>,
+    pub(crate) tables: Tables,
     pub(crate) letters: Vec<Letter>,
     pub(crate) found: Verification,
 }
@@ -46,6 +54,25 @@ pub(crate) struct Known {
     /// From where, and behind which event.
     pub(crate) blocked: HashMap<AggregateRef, (u64, Option<u64>)>,
     pub(crate) is_paused: bool,
+}
+
+impl Known {
+    /// Whether the delivery of an event is still to be made.
+    fn is_open(&self, position: u64, aggregate: &AggregateRef) -> bool {
+        let is_first = self.waiting.get(&position).is_some_and(|it| !it.1);
+        let blocked = self.blocked.get(aggregate);
+        let is_behind = blocked.is_some_and(|(from, _)| position >= *from);
+        position > self.through || self.unfinished.contains(&position) || is_first || is_behind
+    }
+
+    /// Whether everything up to the end of the log is over.
+    pub(crate) fn is_at_rest(&self, head: u64) -> bool {
+        self.through == head
+            && self.unfinished.is_empty()
+            && self.waiting.is_empty()
+            && self.blocked.is_empty()
+            && !self.is_paused
+    }
 }
 
 /// A dead letter.
@@ -82,7 +109,8 @@ impl Snapshot {
             projection: None,
             former_names: Vec::new(),
         };
-        let run = store.begin_run(NAMES.map(registration).into()).await?;
+        let names = NAMES.into_iter().chain([own::NAME]);
+        let run = store.begin_run(names.map(registration).collect()).await?;
         let mut places = HashMap::new();
         for behind in run.subscriptions.iter().flat_map(|it| &it.blocked) {
             if let Some(id) = behind.parked_behind {
@@ -102,11 +130,17 @@ impl Snapshot {
             let known = |state: SubscriptionState| known(state, |id| places.get(&id).copied());
             states.next().map(known).unwrap_or_default()
         });
+        let mut given_up = Vec::new();
+        let letters = letters(&file, &mut |position| given_up.push(position))?;
+        let folds = states.next().map(|state| self::known(state, |_| None));
         Ok(Self {
+            folds: folds.unwrap_or_default(),
+            tables: Tables::read(&file)?,
             log,
             pruned_through,
             known,
-            letters: letters(&file)?,
+            folds_given_up: given_up,
+            letters,
             found,
         })
     }
@@ -114,11 +148,20 @@ impl Snapshot {
     /// Whether a delivery is still to be made, or to be made again.
     pub(crate) fn is_open(&self, delivery: (Who, u64), aggregate: &AggregateRef) -> bool {
         let (who, position) = delivery;
-        let known = &self.known[who];
-        let is_first = known.waiting.get(&position).is_some_and(|it| !it.1);
-        let blocked = known.blocked.get(aggregate);
-        let is_behind = blocked.is_some_and(|(from, _)| position >= *from);
-        position > known.through || known.unfinished.contains(&position) || is_first || is_behind
+        self.known[who].is_open(position, aggregate)
+    }
+
+    /// Where the application's tables do not agree with the log, and with what is known of the projection.
+    pub(crate) fn faults_of_tables(&self) -> Vec<String> {
+        let counted = (1..).zip(&self.log);
+        let counted = counted.filter(|(_, event)| event.event_type == Counted::EVENT_TYPE);
+        self.tables.faults(counted.map(|(position, event)| {
+            let is_open = self.folds.is_open(position, &event.aggregate);
+            // What is found running at too many ends that others have brought about is given up, too.
+            let is_left = self.folds.waiting.contains_key(&position)
+                || self.folds_given_up.contains(&position);
+            (event.aggregate.id(), event.number, !is_open && !is_left)
+        }))
     }
 
     /// The deliveries of a subscription, with the event of each.
@@ -165,7 +208,8 @@ fn logged(envelope: EventEnvelope) -> Result<Logged> {
     })
 }
 
-fn letters(file: &Path) -> Result<Vec<Letter>> {
+/// The dead letters; of those of the projection only where they are, as long as they are.
+fn letters(file: &Path, folds: &mut dyn FnMut(u64)) -> Result<Vec<Letter>> {
     let conn = rusqlite::Connection::open(file)?;
     let mut statement = conn.prepare(
         "SELECT name, position, reason, settled_as FROM de_dead_letters \
@@ -175,14 +219,22 @@ fn letters(file: &Path) -> Result<Vec<Letter>> {
         let (name, position): (String, i64) = (row.get(0)?, row.get(1)?);
         Ok((name, position, row.get(2)?, row.get(3)?))
     })?;
-    rows.map(|row| {
-        let (name, position, reason, settled_as) = row?;
+    let mut letters = Vec::new();
+    for row in rows {
+        let (name, position, reason, settled_as): (String, i64, String, Option<String>) = row?;
+        if name == own::NAME {
+            ensure!(reason == "crashed", "the projection has failed for good");
+            if settled_as.is_none() {
+                folds(position.unsigned_abs());
+            }
+            continue;
+        }
         let who = who(&name).context("a letter of somebody else")?;
-        Ok(Letter {
+        letters.push(Letter {
             delivery: (who, position.unsigned_abs()),
             reason,
             settled_as,
-        })
-    })
-    .collect()
+        });
+    }
+    Ok(letters)
 }

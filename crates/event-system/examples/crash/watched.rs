@@ -108,7 +108,7 @@ impl Interceptor for Watched {
     }
 
     fn submit_changes(&self, changes: DeliveryChanges, done: ChangesDone) {
-        let fits = self.life.saves.count(&changes);
+        let fits = !changes.is_empty() && self.life.saves.count(&changes);
         if fits && self.is_end(End::BeforeSave) {
             self.journal.die();
         }
@@ -116,11 +116,13 @@ impl Interceptor for Watched {
         starting.iter().for_each(|fact| self.journal.note(fact));
         let ends = fits && self.is_end(End::AfterSave);
         let (journal, counted) = (Arc::clone(&self.journal), self.counted(&changes));
+        // What only waits for its turn saves nothing.
+        let is_save = !changes.is_empty();
         let told = move |saved: Result<(), StoreError>| {
             if ends {
                 journal.die();
             }
-            if saved.is_ok() {
+            if saved.is_ok() && is_save {
                 counted.iter().for_each(|fact| journal.note(fact));
                 journal.note(&Fact::Saved);
             }

@@ -11,9 +11,9 @@ use std::{
 
 use diesel::{QueryableByName, RunQueryDsl, sql_query, sql_types::Text};
 use domain_events::{
-    DeadLetterQuery, DeadLetterReason, DomainEvent, Event, EventBus, EventId, FailurePolicy,
-    HandlerContext, HandlerError, Health, LetterError, NewEvent, Ordering, PauseReason, Priority,
-    ProcessingLog, RetryPolicy, StartFrom, Subscription, UpcastError,
+    Batch, BatchVerdicts, DeadLetterQuery, DeadLetterReason, DomainEvent, Event, EventBus, EventId,
+    FailurePolicy, HandlerContext, HandlerError, Health, LetterError, NewEvent, Ordering,
+    PauseReason, Priority, ProcessingLog, RetryPolicy, StartFrom, Subscription, UpcastError,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions};
@@ -350,6 +350,52 @@ async fn f4_what_is_found_running_at_three_unclean_ends_in_a_row_is_given_up() {
     run.bus.replay("ends", dead[0].event_id()).await.unwrap();
     soon(began.acquire()).await.unwrap().forget();
     run.crash().await;
+}
+
+/// Those that only shared a batch with what ends the process are no dead letters with it.
+#[tokio::test]
+async fn f4_of_a_batch_only_what_ends_the_process_is_given_up() {
+    let (_dir, file) = file();
+    let (journal, began) = (Journal::default(), Arc::new(Semaphore::new(0)));
+    let ends = || {
+        let (journal, began) = (journal.clone(), Arc::clone(&began));
+        let handler = move |batch: Batch<Counted>| {
+            batch
+                .iter()
+                .for_each(|(event, cx)| journal.write(event, cx));
+            let is_deadly = batch.iter().any(|(event, _)| event.number == 3);
+            let began = Arc::clone(&began);
+            async move {
+                if is_deadly {
+                    began.add_permits(1);
+                    std::future::pending::<()>().await;
+                }
+                Ok(BatchVerdicts::all_handled())
+            }
+        };
+        let ends = Subscription::from_batch_fn("ends", 64, handler);
+        ends.start_from(StartFrom::Beginning)
+    };
+    let run = Run::start(&file, 100, []).await;
+    for number in 0..8 {
+        let counter = ["a", "b", "c"][number as usize % 3];
+        run.bus.publish(counted(counter, number)).await.unwrap();
+    }
+    run.crash().await;
+    for _ in 0..3 {
+        let run = Run::start(&file, 100, [ends()]).await;
+        soon(began.acquire()).await.unwrap().forget();
+        run.crash().await;
+    }
+    let run = Run::start(&file, 100, [ends()]).await;
+    run.idle().await;
+    let dead = letters(&run).await;
+    let numbers = dead
+        .iter()
+        .map(|letter| letter.event.typed::<Counted>().unwrap().number);
+    assert_eq!(numbers.collect::<Vec<_>>(), [3]);
+    assert_eq!(dead[0].reason, DeadLetterReason::Crashed);
+    run.stop().await;
 }
 
 #[tokio::test]
