@@ -176,7 +176,9 @@ impl fmt::Debug for EventEnvelope {
 
 /// An event on its way to a bus or a store, with what the publisher wants to say about it.
 ///
-/// Every `DomainEvent` is one by `into()`; what is not said is filled in at the publishing.
+/// Every `DomainEvent` is one by `into()`; what is not said is filled in at the publishing. A clone
+/// is cheap, and another event unless the id is given.
+#[derive(Clone)]
 pub struct NewEvent {
     /// The envelope to be; what is not given is not to be read.
     envelope: Arc<EventEnvelope>,
@@ -303,6 +305,19 @@ impl NewEvent {
     /// Where it is not, or cannot be written or read.
     pub fn check_faithful(&self) -> Result<(), UnfaithfulError> {
         self.envelope.payload.check_faithful(self.event_type())
+    }
+
+    /// Fills in the id and the moment at which it happens, where they are not given.
+    pub(crate) fn raised(self) -> Self {
+        let (now, given) = (Timestamp::now(), self.given);
+        let event = match given.id {
+            true => self,
+            false => self.id(EventId::fresh(now)),
+        };
+        match given.occurred_at {
+            true => event,
+            false => event.occurred_at(now),
+        }
     }
 
     /// Fills in what an event published by a handler inherits from the one handled (P9).

@@ -81,6 +81,12 @@ pub use bus::{
     SubscribeError, WaitError,
 };
 
+mod aggregate;
+pub use aggregate::{AggregateRoot, RaisedEvents};
+
+mod unit_of_work;
+pub use unit_of_work::UnitOfWork;
+
 mod publisher;
 pub use publisher::DomainEventPublisher;
 

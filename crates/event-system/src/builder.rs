@@ -1,6 +1,6 @@
 //! Putting a system together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use domain_events::{
     DomainEvent, Event, EventBus, HandlerContext, HandlerError, Priority, Subscription,
@@ -27,6 +27,20 @@ impl EventSystemBuilder {
     /// Keeps events in the SQLite file at `path`, made if it is missing.
     pub fn sqlite(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.store = Store::Sqlite(path.into());
+        self
+    }
+
+    /// Keeps events in the application's own SQLite database at `path`, in tables whose names begin with
+    /// `de_`: so that it can commit them together with what it changes
+    /// ([`append_in`](event_store_diesel::append_in)). The database is kept with a write-ahead log.
+    pub fn sqlite_shared(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.sqlite.share_database = true;
+        self.sqlite(path)
+    }
+
+    /// Has the log looked at every `interval` for what another process has appended (P7).
+    pub fn watch(mut self, interval: Duration) -> Self {
+        self.config.bus.watch = Some(interval);
         self
     }
 

@@ -23,8 +23,8 @@ pub use domain_events::{
     self, Batch, BatchHandler, BatchVerdicts, CircuitBreaker, DeadLetter, DeadLetterQuery,
     DomainEvent, DomainEventPublisher, Event, EventBus, EventHandler, EventId, EventStore,
     FailurePolicy, HandlerContext, HandlerError, Health, NewEvent, Ordering, Position, Priority,
-    Pruned, Receipt, Retention, RetryPolicy, StartFrom, StoredSubscription, Subscription,
-    SubscriptionGuard, Timestamp, Urgency,
+    Projection, Pruned, Receipt, Retention, RetryPolicy, StartFrom, StoredSubscription,
+    Subscription, SubscriptionGuard, Timestamp, TransactionalHandler, Urgency,
 };
 #[doc(no_inline)]
 pub use event_bus_core::BusConfig;
@@ -32,7 +32,9 @@ pub use event_bus_core::BusConfig;
 #[doc(no_inline)]
 pub use event_bus_core::metrics;
 #[doc(no_inline)]
-pub use event_store_diesel::{self, SqliteEventStore, SqliteOptions};
+pub use event_store_diesel::{
+    self, SqliteEventStore, SqliteOptions, append_in, prepare_connection,
+};
 
 /// The README of the project, so that its program is compiled.
 #[cfg(doctest)]

@@ -48,6 +48,12 @@ impl SystemStatus {
         stored.filter(|stored| self.statistics.of(&stored.name).is_none())
     }
 
+    /// The projections that the store knows, with their versions, and how far each is behind (R7).
+    pub fn projections(&self) -> impl Iterator<Item = &StoredSubscription> {
+        let stored = self.stored.iter().flatten();
+        stored.filter(|stored| stored.version.is_some())
+    }
+
     /// How many dead letters the store keeps.
     pub fn stored_dead_letters(&self) -> u64 {
         self.stored.iter().flatten().map(|stored| stored.dead).sum()
@@ -84,6 +90,9 @@ impl fmt::Display for SystemStatus {
         match self.stored_dead_letters() {
             0 => {}
             dead => write!(f, "; {dead} dead letters")?,
+        }
+        for StoredSubscription { name, lag, .. } in self.projections().filter(|it| it.lag > 0) {
+            write!(f, "; the projection {name:?} is {lag} behind")?;
         }
         for StoredSubscription { name, lag, .. } in self.unsubscribed() {
             write!(

@@ -39,6 +39,7 @@ const RULES: &[Rule] = &[
         only: Some(&[
             "async-trait",
             "jiff",
+            "log",
             "serde",
             "serde_json",
             "thiserror",

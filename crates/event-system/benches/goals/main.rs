@@ -16,6 +16,7 @@ mod read;
 mod reference;
 mod report;
 mod rest;
+mod transaction;
 
 use std::{
     env,
@@ -43,6 +44,7 @@ const GOALS: &[(&str, Measure)] = &[
     ("durable/one", durable::one),
     ("durable/concurrent", durable::concurrent),
     ("durable/batch", durable::batch),
+    ("durable/transaction", transaction::transaction),
     ("durable/subscriptions", durable::subscriptions),
     ("durable/failing", durable::failing),
     ("read/history", read::history),

@@ -32,6 +32,8 @@ pub(crate) enum Goal {
     WithinReference(f64),
     /// At most this, in the unit of the figure.
     AtMost(f64),
+    /// Nothing: it is only to be known.
+    Stated,
 }
 
 /// One goal, measured.
@@ -59,6 +61,14 @@ impl Figure {
         }
     }
 
+    /// A figure that is only to be known.
+    pub(crate) fn stated(name: &str, unit: &str, value: f64) -> Self {
+        Self {
+            goal: Goal::Stated,
+            ..Self::at_most(name, unit, 0.0, value)
+        }
+    }
+
     /// A goal whose measurement went wrong: a fast wrong answer is a failure.
     pub(crate) fn wrong(name: &str, error: &str) -> Self {
         Self {
@@ -78,6 +88,7 @@ impl Figure {
             Goal::TimesReference(least) => self.ratio().is_some_and(|ratio| ratio >= least),
             Goal::WithinReference(most) => self.ratio().is_some_and(|ratio| ratio <= most),
             Goal::AtMost(most) => self.value <= most,
+            Goal::Stated => true,
         };
         met && self.error.is_none()
     }

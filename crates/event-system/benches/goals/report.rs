@@ -35,6 +35,7 @@ fn row(figure: &Figure) -> [String; 6] {
         Goal::TimesReference(least) => format!("≥ {least} ×"),
         Goal::WithinReference(most) => format!("≤ {most} ×"),
         Goal::AtMost(most) => format!("≤ {most} {}", figure.unit),
+        Goal::Stated => String::new(),
     };
     [
         figure.name.clone(),
@@ -79,7 +80,8 @@ fn entry(figure: &Figure) -> Value {
         return json!({ "ok": false, "error": error });
     }
     let goal = match figure.goal {
-        Goal::TimesReference(goal) | Goal::WithinReference(goal) | Goal::AtMost(goal) => goal,
+        Goal::TimesReference(goal) | Goal::WithinReference(goal) | Goal::AtMost(goal) => Some(goal),
+        Goal::Stated => None,
     };
     json!({
         "value": figure.value,

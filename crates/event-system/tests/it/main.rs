@@ -12,3 +12,4 @@ mod retention;
 mod system;
 mod trading_demo;
 mod transactional;
+mod unit_of_work;
