@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{arch, crash, lint, simulate, step, test};
+use crate::{arch, crash, examples, lint, simulate, step, test};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -14,6 +14,7 @@ const CHECKS: &[Check] = &[
     ("lint", lint::run),
     ("arch", arch::run),
     ("test", test::run),
+    ("examples", examples::run),
     ("simulate", simulate::run),
     ("crash", crash::some),
     ("demo", killed_demo::run),

@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod crash;
 mod demo;
+mod examples;
 mod lint;
 mod simulate;
 mod step;
@@ -46,8 +47,10 @@ enum Task {
     },
     /// Plays a thousand random programs in memory, and crashes each at every call of its store.
     Simulate,
-    /// Runs lint, arch, test, simulate, some of the runs of crash, and a short demo that is killed again and
-    /// again.
+    /// Runs the short programs of the documentation.
+    Examples,
+    /// Runs lint, arch, test, examples, simulate, some of the runs of crash, and a short demo that is killed
+    /// again and again.
     Ci,
 }
 
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench { arguments } => return bench::run(&arguments),
         Task::Crash { arguments } => return crash::run(&arguments),
         Task::Simulate => simulate::run()?,
+        Task::Examples => examples::run()?,
         Task::Ci => ci::run()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -23,11 +23,13 @@ pub(crate) struct Known {
     /// is forgotten with the rest when a transaction fails or another connection has committed.
     greatest_id: Option<EventId>,
     event_types: HashMap<Box<str>, i64>,
-    last_event_type: i64,
+    /// Read where there is a new one.
+    last_event_type: Option<i64>,
     histories: Vec<History>,
     /// Where an aggregate's history is among them.
     indexes: HashMap<AggregateRef, usize>,
-    last_aggregate: i64,
+    /// Read where there is a new one.
+    last_aggregate: Option<i64>,
     /// The histories whose row is yet to be written, once for the whole group.
     unwritten: Vec<usize>,
     pub(crate) subscriptions: HashSet<SubscriptionId>,
@@ -43,12 +45,17 @@ struct History {
 }
 
 impl Known {
-    fn read(
+    /// What is known for the rest of a transaction.
+    pub(crate) fn read(
         conn: &mut SqliteConnection,
         names: &mut Names,
         data_version: i64,
     ) -> QueryResult<Self> {
-        let latest = names.last_recorded_at(conn)?;
+        let mut latest = queries::last_recorded_at(conn)?;
+        // A time that has passed says nothing, be it damaged.
+        if latest > Some(Timestamp::now().as_micros()) {
+            latest = names.last_recorded_at(conn)?;
+        }
         let greatest = queries::greatest_event_id(conn)?;
         Ok(Self {
             data_version,
@@ -58,10 +65,10 @@ impl Known {
             greatest_id: greatest
                 .map(|id| EventId::from_bytes(id.try_into().unwrap_or([u8::MAX; 16]))),
             event_types: HashMap::new(),
-            last_event_type: queries::last_event_type_key(conn)?,
+            last_event_type: None,
             histories: Vec::new(),
             indexes: HashMap::new(),
-            last_aggregate: queries::last_aggregate_key(conn)?,
+            last_aggregate: None,
             unwritten: Vec::new(),
             subscriptions: HashSet::new(),
         })
@@ -128,9 +135,12 @@ impl Known {
         let key = match queries::event_type_key(conn, name)? {
             Some(key) => key,
             None => {
-                self.last_event_type += 1;
-                queries::insert_event_type(conn, self.last_event_type, name)?;
-                self.last_event_type
+                let last = self
+                    .last_event_type
+                    .map_or_else(|| queries::last_event_type_key(conn), Ok)?;
+                queries::insert_event_type(conn, last + 1, name)?;
+                self.last_event_type = Some(last + 1);
+                last + 1
             }
         };
         self.event_types.insert(name.into(), key);
@@ -163,13 +173,21 @@ impl Known {
         conn: &mut SqliteConnection,
         aggregate: &AggregateRef,
     ) -> QueryResult<(i64, Version)> {
-        let next_key = self.last_aggregate + 1;
         let index = self.history(conn, aggregate)?;
         let history = &mut self.histories[index];
+        let key = match history.key {
+            Some(key) => key,
+            None => {
+                let last = self
+                    .last_aggregate
+                    .map_or_else(|| queries::last_aggregate_key(conn), Ok)?;
+                self.last_aggregate = Some(last + 1);
+                *history.key.insert(last + 1)
+            }
+        };
         history.version = history.version.next();
-        let (key, version) = (*history.key.get_or_insert(next_key), history.version);
+        let version = history.version;
         let was_written = !std::mem::replace(&mut history.is_unwritten, true);
-        self.last_aggregate = self.last_aggregate.max(key);
         if was_written {
             self.unwritten.push(index);
         }

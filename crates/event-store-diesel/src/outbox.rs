@@ -14,7 +14,9 @@ use domain_events::{
 use crate::{
     SqliteOptions,
     append::{self, Prepared, Slot, Stop},
-    database, failure, migrations,
+    database, failure,
+    known::Known,
+    migrations,
     names::Names,
     queries,
     transaction::{Manager, Transaction},
@@ -196,8 +198,10 @@ fn within_savepoint(
 }
 
 fn write(conn: &mut SqliteConnection, batch: &[Prepared]) -> Result<Vec<Slot>, Stop> {
-    let (mut names, mut known) = (Names::default(), None);
-    let mut tx = Transaction::new(conn, &mut names, &mut known)?;
+    let mut names = Names::default();
+    // It is forgotten with the transaction, so the version of the data says nothing.
+    let mut known = Known::read(conn, &mut names, 0)?;
+    let mut tx = Transaction::knowing(conn, &mut names, &mut known);
     let slots = append::append(&mut tx, batch)?;
     tx.write_rows()?;
     Ok(slots)

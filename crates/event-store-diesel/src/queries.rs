@@ -386,6 +386,15 @@ pub(crate) fn head(conn: &mut Conn) -> QueryResult<i64> {
         .map(Option::unwrap_or_default)
 }
 
+/// When the last event was recorded, as its row says.
+pub(crate) fn last_recorded_at(conn: &mut Conn) -> QueryResult<Option<i64>> {
+    de_events::table
+        .order(de_events::position.desc())
+        .select(de_events::recorded_at)
+        .get_result(conn)
+        .optional()
+}
+
 pub(crate) fn greatest_event_id(conn: &mut Conn) -> QueryResult<Option<Vec<u8>>> {
     de_events::table
         .order(de_events::event_id.desc())

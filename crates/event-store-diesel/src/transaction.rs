@@ -34,13 +34,22 @@ impl<'a> Transaction<'a> {
         known: &'a mut Option<Known>,
     ) -> QueryResult<Self> {
         let known = Known::refresh(known, conn, names)?;
+        Ok(Self::knowing(conn, names, known))
+    }
+
+    /// With what is known inside the transaction that is open.
+    pub(crate) fn knowing(
+        conn: &'a mut SqliteConnection,
+        names: &'a mut Names,
+        known: &'a mut Known,
+    ) -> Self {
         let pending = Pending::default();
-        Ok(Self {
+        Self {
             conn,
             names,
             known,
             pending,
-        })
+        }
     }
 
     /// The last position of the log, with what this transaction has appended.

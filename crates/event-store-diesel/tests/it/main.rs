@@ -17,6 +17,7 @@ mod reading_tools;
 mod refusal;
 mod rows;
 mod samples;
+mod shared;
 mod size;
 mod support;
 mod verify;
