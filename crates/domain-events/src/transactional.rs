@@ -106,6 +106,9 @@ pub enum TransactionError {
     /// Nothing was committed.
     #[error("the deliveries were not made")]
     NotCommitted(#[source] StoreError),
+    /// Nothing was committed, as what a handler has written breaks a constraint that the commit looks at.
+    #[error("the deliveries were not made: the commit refused what was written")]
+    Refused(#[source] StoreError),
     /// The commit itself failed: the same deliveries again settle it.
     #[error("nobody knows whether the deliveries were made")]
     OutcomeUnknown(#[source] StoreError),
@@ -115,7 +118,7 @@ impl TransactionError {
     /// The fault of the store.
     pub fn store_error(&self) -> &StoreError {
         match self {
-            Self::NotCommitted(error) | Self::OutcomeUnknown(error) => error,
+            Self::NotCommitted(error) | Self::Refused(error) | Self::OutcomeUnknown(error) => error,
         }
     }
 }

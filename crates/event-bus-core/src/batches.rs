@@ -218,8 +218,9 @@ impl<'a> HandedOver<'a> {
     /// Whether an event may come with what is there; one that may have ended the process comes alone.
     fn lets_in(&mut self, subscribed: &Subscribed, record: &Record) -> bool {
         let is_suspect = starts::is_suspect(subscribed, &record.envelope);
-        let lets = !self.is_closed && !(is_suspect && !self.records.is_empty());
-        self.is_closed |= is_suspect || !lets;
+        self.is_closed |= is_suspect && !self.records.is_empty();
+        let lets = !self.is_closed;
+        self.is_closed |= is_suspect;
         lets
     }
 }

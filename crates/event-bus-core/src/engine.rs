@@ -13,7 +13,7 @@ use crate::{
     BusConfig,
     admission::Crossing,
     after::After,
-    inside::BusId,
+    inside::{self, BusId},
     lifecycle::Lifecycle,
     mailboxes::Start,
     pipeline::PipelineId,
@@ -248,9 +248,10 @@ impl Engine {
         Hurry(&self.hurried)
     }
 
-    /// Waits until a condition holds, asked whenever the bus may have become quiet.
+    /// Waits until a condition holds, asked whenever the bus may have become quiet; not in a transaction of
+    /// the store, where it would never come.
     pub(crate) async fn until_quiet(&self, holds: impl Fn(&State) -> bool) {
-        loop {
+        while !inside::is_in_transaction() {
             let mut quiet = std::pin::pin!(self.quiet.notified());
             // Register before looking, so that a change in between is not missed.
             quiet.as_mut().enable();

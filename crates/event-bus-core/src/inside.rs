@@ -20,6 +20,23 @@ crate::sync::thread_local! {
     static CURRENT: Cell<Option<BusId>> = const { Cell::new(None) };
 }
 
+thread_local! {
+    static IN_TRANSACTION: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `code`, which catches panics, as part of a transaction of a store.
+pub(crate) fn transaction<T>(code: impl FnOnce() -> T) -> T {
+    let before = IN_TRANSACTION.replace(true);
+    let result = code();
+    IN_TRANSACTION.set(before);
+    result
+}
+
+/// Whether the present code runs in a transaction of a store, for whose end everybody else waits.
+pub(crate) fn is_in_transaction() -> bool {
+    IN_TRANSACTION.get()
+}
+
 /// Runs `poll` as part of a handler of `bus`.
 pub(crate) fn enter<T>(bus: BusId, poll: impl FnOnce() -> T) -> T {
     struct Restore(Option<BusId>);

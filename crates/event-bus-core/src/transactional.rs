@@ -1,36 +1,34 @@
 //! Deliveries in the transactions of a store: what their handlers write there is committed together
 //! with their progress, and so is there exactly once (R7).
 
+mod calls;
+
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use domain_events::{
-    Cancellation, ConfigError, EventEnvelope, HandlerContext, HandlerError, InTransaction, Kept,
-    Progress, SubscribeError, Subscription, TransactionError, TransactionalDeliveries,
-    TransactionalDelivery, TransactionalEnd, TransactionalEnds, TransactionalWork, Work,
+    Cancellation, ConfigError, EventEnvelope, HandlerContext, HandlerError, Progress,
+    SubscribeError, Subscription, TransactionError, TransactionalDeliveries, TransactionalEnds,
+    TransactionalWork, Work,
 };
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
     time::{sleep, timeout},
 };
 
+use self::calls::Calls;
 use crate::{
     attempt::Ended,
     engine::{Engine, Stores},
-    guarded::{self, Fault},
-    inside::BusId,
-    progress,
+    guarded, progress,
     say::say,
     subscribed::Subscribed,
 };
 
 /// How long after a fault of the store its next use is tried.
 const AFTER_FAULT: Duration = Duration::from_millis(500);
-
-/// The error of a handler that ended the transaction, or that met a fault which did.
-const ENDED: &str = "the transaction that it was in was ended, and all that it had written undone";
 
 /// Nobody else saves, from the look at what is to be saved until what came of it was acted on.
 pub(crate) struct Turn {
@@ -116,7 +114,7 @@ pub(crate) async fn make(
         return std::future::pending().await;
     };
     let limit = subscribed.subscription.attempt_timeout();
-    let calls = Calls::new(engine.id, limit, runs);
+    let mut calls = Calls::new(engine.id, limit, runs);
     let mut turn = take_turn(engine, subscribed).await;
     loop {
         let made = submit(engine, stores, &mut turn, &calls, cancellation).await;
@@ -128,6 +126,15 @@ pub(crate) async fn make(
             }
             Err(error) => error,
         };
+        if let TransactionError::Refused(fault) = &error {
+            turn.0.is_open = false;
+            if calls.is_alone() {
+                return (calls.refused(fault), turn.0);
+            }
+            // Whose writing it was shows once each is made alone.
+            calls.only_first = true;
+            continue;
+        }
         let fault = error.store_error();
         engine.store_fails(fault.kind(), &fault.to_string());
         say!(error, "deliveries not made", "subscription" = subscribed.name(),
@@ -167,7 +174,7 @@ async fn take_turn(engine: &Engine, subscribed: &Arc<Subscribed>) -> (Turn, Prog
                 drop(saving);
                 if !progress::committed(engine, save).await {
                     // The bus has stopped, and this task ends with it.
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         }
@@ -225,114 +232,4 @@ async fn submit(
             Err(_) => {}
         }
     }
-}
-
-/// The calls of a transaction's handlers, which may be made in several transactions.
-struct Calls {
-    limit: Duration,
-    clock: Arc<Mutex<Option<Instant>>>,
-    runs: Vec<Vec<Call>>,
-}
-
-/// One delivery, with the last end of its handler.
-struct Call {
-    envelope: Arc<EventEnvelope>,
-    work: Arc<Mutex<TransactionalWork>>,
-    end: Arc<Mutex<Option<Ended>>>,
-    bus: BusId,
-}
-
-impl Calls {
-    fn new(
-        bus: BusId,
-        limit: Duration,
-        runs: Vec<Vec<(Arc<EventEnvelope>, TransactionalWork)>>,
-    ) -> Self {
-        let call = |(envelope, work)| Call {
-            envelope,
-            work: Arc::new(Mutex::new(work)),
-            end: Arc::default(),
-            bus,
-        };
-        let runs = runs.into_iter();
-        Self {
-            limit,
-            clock: Arc::default(),
-            runs: runs
-                .map(|run| run.into_iter().map(call).collect())
-                .collect(),
-        }
-    }
-
-    fn deliveries(&self) -> Vec<Vec<TransactionalDelivery>> {
-        let delivery = |call: &Call| {
-            let recorded = call.envelope.recorded()?;
-            Some(TransactionalDelivery {
-                position: recorded.position,
-                aggregate: call.envelope.aggregate().clone(),
-                version: recorded.version,
-                work: call.work(self.limit, &self.clock),
-            })
-        };
-        let runs = self.runs.iter();
-        runs.map(|run| run.iter().filter_map(delivery).collect())
-            .collect()
-    }
-
-    /// Whether a handler runs past its time-out at this moment.
-    fn is_over_time(&self) -> bool {
-        lock(&self.clock).is_some_and(|began| began.elapsed() > self.limit)
-    }
-
-    fn ends(&self, ends: &TransactionalEnds) -> Vec<Option<Ended>> {
-        let both = self.runs.iter().flatten().zip(ends.runs.iter().flatten());
-        both.map(|(call, end)| call.ended(*end)).collect()
-    }
-}
-
-impl Call {
-    /// What the store is to call, each time that it makes the delivery.
-    fn work(&self, limit: Duration, clock: &Arc<Mutex<Option<Instant>>>) -> InTransaction {
-        let (bus, clock) = (self.bus, Arc::clone(clock));
-        let (work, end) = (Arc::clone(&self.work), Arc::clone(&self.end));
-        Box::new(move |conn| {
-            let began = Instant::now();
-            *lock(&clock) = Some(began);
-            let ended = guarded::call(bus, || Ended::from(lock(&work)(conn)));
-            *lock(&clock) = None;
-            let ended = match ended {
-                _ if began.elapsed() > limit => Ended::failed(Fault::OverTime.text(limit)),
-                Ok(ended) => ended,
-                Err(text) => Ended::failed(text),
-            };
-            let kept = match &ended {
-                Ended::Handled => Kept::All,
-                Ended::Skipped(_) => Kept::Nothing,
-                _ => Kept::Failed,
-            };
-            *lock(&end) = Some(ended);
-            kept
-        })
-    }
-
-    fn ended(&self, end: TransactionalEnd) -> Option<Ended> {
-        let said = lock(&self.end).take();
-        match end {
-            TransactionalEnd::Over => said,
-            // The handler may have said something else where it was called once more in vain.
-            TransactionalEnd::OverBefore => {
-                Some(said.filter(Ended::is_success).unwrap_or(Ended::Handled))
-            }
-            TransactionalEnd::Failed => {
-                Some(said.unwrap_or_else(|| Ended::failed(ENDED.to_owned())))
-            }
-            TransactionalEnd::EndedTransaction => Some(Ended::failed(ENDED.to_owned())),
-            TransactionalEnd::NotMade => None,
-        }
-    }
-}
-
-/// As the lock of the bus; a handler may have panicked under it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

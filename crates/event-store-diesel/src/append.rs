@@ -86,7 +86,9 @@ impl Request for AppendRequest {
         done(match end {
             Ok(()) => slots.and_then(|slots| Ok(appended(batch?, slots))),
             Err(Fault::NotCommitted(error)) => Err(AppendError::Store(error)),
-            Err(Fault::Unknown(error)) => Err(AppendError::OutcomeUnknown(error)),
+            Err(Fault::Refused(error) | Fault::Unknown(error)) => {
+                Err(AppendError::OutcomeUnknown(error))
+            }
         });
     }
 }

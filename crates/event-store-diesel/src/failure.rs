@@ -2,7 +2,10 @@
 
 use std::io;
 
-use diesel::{ConnectionError, result::Error};
+use diesel::{
+    ConnectionError,
+    result::{DatabaseErrorKind, Error},
+};
 use domain_events::{StoreError, StoreErrorKind};
 
 /// The error that `what` did not happen, because of `error`.
@@ -76,6 +79,21 @@ pub(crate) fn kind_of_message(message: &str) -> StoreErrorKind {
     ];
     let meaning = MEANINGS.iter().find(|(text, _)| message.contains(text));
     meaning.map_or(StoreErrorKind::Other, |&(_, kind)| kind)
+}
+
+/// Whether `error` says that what was written breaks a constraint.
+pub(crate) fn is_of_constraint(error: &Error) -> bool {
+    use DatabaseErrorKind::{
+        CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
+    };
+    match error {
+        Error::DatabaseError(kind, _) => matches!(
+            kind,
+            CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
+        ),
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_of_constraint(commit_error),
+        _ => false,
+    }
 }
 
 /// Whether `error` says that the file is no SQLite database.

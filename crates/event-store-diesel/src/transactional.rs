@@ -61,6 +61,10 @@ impl Request for TransactionRequest {
         tx.look_again()
     }
 
+    fn runs_handlers(&self) -> bool {
+        true
+    }
+
     fn is_to_be_made_again(&mut self) -> bool {
         std::mem::take(&mut self.is_to_be_made_again)
     }
@@ -73,6 +77,7 @@ impl Request for TransactionRequest {
                 ends.map_err(TransactionError::NotCommitted)
             }
             Err(Fault::NotCommitted(error)) => Err(TransactionError::NotCommitted(error)),
+            Err(Fault::Refused(error)) => Err(TransactionError::Refused(error)),
             Err(Fault::Unknown(error)) => Err(TransactionError::OutcomeUnknown(error)),
         });
     }

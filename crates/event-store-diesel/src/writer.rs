@@ -45,6 +45,11 @@ pub(crate) trait Request: Send {
     /// request's own fault is kept for its answer and leaves no trace in the transaction.
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()>;
 
+    /// Whether it calls the application's code, which may write what the commit refuses.
+    fn runs_handlers(&self) -> bool {
+        false
+    }
+
     /// Whether what has failed is to be made again, with all that shared its transaction: the reason is
     /// out of the way.
     fn is_to_be_made_again(&mut self) -> bool {
@@ -60,6 +65,8 @@ pub(crate) trait Request: Send {
 pub(crate) enum Fault {
     /// It was rolled back.
     NotCommitted(StoreError),
+    /// The commit refused what was written, as that breaks a constraint that is looked at then.
+    Refused(StoreError),
     /// The commit itself failed.
     Unknown(StoreError),
 }
@@ -67,7 +74,7 @@ pub(crate) enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotCommitted(error) | Self::Unknown(error) => error.fmt(f),
+            Self::NotCommitted(error) | Self::Refused(error) | Self::Unknown(error) => error.fmt(f),
         }
     }
 }
@@ -76,13 +83,13 @@ impl Fault {
     /// The fault, where it makes no difference whether the commit failed or was not reached.
     pub(crate) fn into_error(self) -> StoreError {
         match self {
-            Self::NotCommitted(error) | Self::Unknown(error) => error,
+            Self::NotCommitted(error) | Self::Refused(error) | Self::Unknown(error) => error,
         }
     }
 
     fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::NotCommitted(error) | Self::Unknown(error) => error.kind(),
+            Self::NotCommitted(error) | Self::Refused(error) | Self::Unknown(error) => error.kind(),
         }
     }
 
@@ -152,7 +159,11 @@ impl Writer {
         }
         if let Err(fault) = &end {
             log::warn!(requests = group.len(), kind:? = fault.kind(); "a transaction was not committed: {fault}");
-            if group.len() > 1 && fault.may_be_of_one() {
+            let may_be_of_one = match fault {
+                Fault::Refused(_) => group.iter().any(|it| it.runs_handlers()),
+                _ => fault.may_be_of_one(),
+            };
+            if group.len() > 1 && may_be_of_one {
                 return group
                     .into_iter()
                     .for_each(|request| self.write(vec![request]));
@@ -193,8 +204,14 @@ impl Writer {
         self.place
             .check_is(self.identity)
             .map_err(Fault::NotCommitted)?;
-        Manager::commit_transaction(&mut session.conn)
-            .map_err(|error| Fault::Unknown(failure::store_error("the commit failed", error)))
+        Manager::commit_transaction(&mut session.conn).map_err(|error| {
+            let refused = failure::is_of_constraint(&error);
+            let error = failure::store_error("the commit failed", error);
+            match refused {
+                true => Fault::Refused(error),
+                false => Fault::Unknown(error),
+            }
+        })
     }
 
     /// Forgets what the transaction has changed, with the connection where it cannot be trusted.
@@ -315,7 +332,7 @@ mod tests {
         writer.commit(&mut []).unwrap();
         assert!(writer.session.is_some());
         let end = writer.commit(&mut [Box::new(Orphan)]);
-        assert!(matches!(end, Err(Fault::Unknown(_))));
+        assert!(matches!(end, Err(Fault::Refused(_))));
         assert!(writer.session.is_none());
         writer.commit(&mut []).unwrap();
     }

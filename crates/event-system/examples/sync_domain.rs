@@ -95,7 +95,7 @@ fn main() -> Result<()> {
         move |order: &str| {
             seen.lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(format!("{what} {order}"))
+                .push(format!("{what} {order}"));
         }
     };
     let (placed, shipped) = (note("placed"), note("shipped"));

@@ -194,7 +194,9 @@ mod tests {
 
     #[test]
     fn the_language_takes_only_what_is_listed() {
-        assert!(refusal(&[("domain-events", "log")]).starts_with("domain-events -> log is not"));
+        assert!(
+            refusal(&[("domain-events", "tracing")]).starts_with("domain-events -> tracing is not")
+        );
         assert!(refusal(&[("domain-events", "event-bus-core")]).contains("-> event-bus-core is"));
     }
 

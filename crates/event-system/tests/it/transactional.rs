@@ -260,6 +260,48 @@ async fn r7_a_handler_that_ends_the_transaction_has_failed_and_the_group_is_made
     }
 }
 
+/// What breaks a constraint that only the commit looks at is its own fault, and nobody else's.
+#[tokio::test]
+async fn r7_what_the_commit_refuses_is_a_failed_attempt_and_takes_nobody_along() {
+    let (place, journal) = (Place::new(), Journal::default());
+    let tables = "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE children \
+                  (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)";
+    place.connect().batch_execute(tables).unwrap();
+    let answer = |event: &Counted, conn: &mut SqliteConnection, cx: &HandlerContext| {
+        if event.number == 7 || event.number == 9 && cx.attempt() == 1 {
+            conn.batch_execute("INSERT INTO children VALUES (9)")?;
+        }
+        Ok(())
+    };
+    let run = place.run([]).await;
+    for number in 0..20 {
+        let event = counted(&format!("c{}", number % 4), number);
+        run.bus.publish(event).await.unwrap();
+    }
+    run.stop().await;
+    let run = place
+        .run([writes("sells", answer), handles("s", &journal)])
+        .await;
+    for number in 20..30 {
+        run.bus.publish(counted("c0", number)).await.unwrap();
+    }
+    run.idle().await;
+    let mut all: Vec<i64> = place.rows().iter().map(|row| row.1).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..30).filter(|it| *it != 7).collect::<Vec<_>>());
+    assert_eq!(journal.take().len(), 30);
+    let letters = run.bus.dead_letters(&DeadLetterQuery::all(), 10).await;
+    let letters = letters.unwrap();
+    assert_eq!((letters.len(), letters[0].attempts), (1, 3));
+    assert!(
+        letters[0].error.contains("FOREIGN KEY"),
+        "{}",
+        letters[0].error
+    );
+    assert!(run.store.verify().await.unwrap().is_sound());
+    run.stop().await;
+}
+
 /// Writes each event, and then notes everything that is in the table.
 fn writes_to(
     answer: impl Fn(&Counted, &mut SqliteConnection, &HandlerContext) -> Result<(), HandlerError>
@@ -350,14 +392,14 @@ async fn r7_a_replayed_dead_letter_and_what_is_parked_behind_it_are_written_once
 async fn r7_in_any_order_what_fails_comes_again_and_is_written_once() {
     for order in [Ordering::PerAggregate, Ordering::Total, Ordering::None] {
         let place = Place::new();
-        let answer =
-            |event: &Counted, _: &mut SqliteConnection, cx: &HandlerContext| match event.number % 3
-                == 0
-                && cx.attempt() < 3
-            {
-                true => Err(HandlerError::transient("not yet")),
-                false => Ok(()),
-            };
+        let answer = |event: &Counted, _: &mut SqliteConnection, cx: &HandlerContext| match event
+            .number
+            .is_multiple_of(3)
+            && cx.attempt() < 3
+        {
+            true => Err(HandlerError::transient("not yet")),
+            false => Ok(()),
+        };
         for number in (0..60).step_by(20) {
             let sells = writes("sells", answer).ordering(order);
             let run = place.run([sells]).await;
@@ -407,6 +449,14 @@ async fn r7_it_publishes_by_append_in_and_the_bus_refuses() {
             is_refused(block_on(bus.publish(counted("b", 98))));
             assert!(block_on(bus.wait_idle()).is_err());
             assert!(block_on(bus.subscribe(handles("late", &Journal::default()))).is_err());
+            // What only notes something for later does not wait for it.
+            block_on(bus.pause("s"));
+            block_on(bus.resume("s"));
+            assert!(block_on(bus.prune(domain_events::Retention::Latest(0))).is_err());
+            assert!(block_on(bus.reset("s", StartFrom::Now)).is_err());
+            assert!(!block_on(bus.unsubscribe("nobody")));
+            block_on(bus.discard_all(&DeadLetterQuery::all(), "of no use")).ok();
+            block_on(bus.processing_log(None, 1)).ok();
         }
         append_in(conn, [cx.caused(counted("b", event.number))])?;
         match cx.attempt() {

@@ -136,7 +136,7 @@ impl log::Log for Listener {
 fn was_said(events: usize) -> bool {
     let said = SAID.lock().unwrap();
     let line = format!("{events} raised events were dropped unpublished: test.counted");
-    said.iter().any(|it| *it == line)
+    said.contains(&line)
 }
 
 #[test]

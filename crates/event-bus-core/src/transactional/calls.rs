@@ -1,0 +1,159 @@
+//! The calls of a transaction's handlers: made by the store, on its thread, in as many transactions as it
+//! takes.
+
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use domain_events::{
+    EventEnvelope, InTransaction, Kept, StoreError, TransactionalDelivery, TransactionalEnd,
+    TransactionalEnds, TransactionalWork,
+};
+
+use crate::{
+    attempt::Ended,
+    dead_letters::cut,
+    guarded::{self, Fault},
+    inside::{self, BusId},
+};
+
+/// The error of a handler that ended the transaction, or that met a fault which did.
+const ENDED: &str = "the transaction that it was in was ended, and all that it had written undone";
+
+/// The calls of a transaction's handlers, which may be made in several transactions.
+pub(super) struct Calls {
+    pub(super) limit: Duration,
+    /// When the handler that runs was called.
+    clock: Arc<Mutex<Option<Instant>>>,
+    runs: Vec<Vec<Call>>,
+    /// Whether only the first is to be made, and the others later.
+    pub(super) only_first: bool,
+}
+
+/// One delivery, with the last end of its handler.
+struct Call {
+    envelope: Arc<EventEnvelope>,
+    work: Arc<Mutex<TransactionalWork>>,
+    end: Arc<Mutex<Option<Ended>>>,
+    bus: BusId,
+}
+
+impl Calls {
+    pub(super) fn new(
+        bus: BusId,
+        limit: Duration,
+        runs: Vec<Vec<(Arc<EventEnvelope>, TransactionalWork)>>,
+    ) -> Self {
+        let call = |(envelope, work)| Call {
+            envelope,
+            work: Arc::new(Mutex::new(work)),
+            end: Arc::default(),
+            bus,
+        };
+        let runs = runs.into_iter();
+        Self {
+            limit,
+            clock: Arc::default(),
+            runs: runs
+                .map(|run| run.into_iter().map(call).collect())
+                .collect(),
+            only_first: false,
+        }
+    }
+
+    /// What the store is given.
+    pub(super) fn deliveries(&self) -> Vec<Vec<TransactionalDelivery>> {
+        let delivery = |call: &Call| {
+            let recorded = call.envelope.recorded()?;
+            Some(TransactionalDelivery {
+                position: recorded.position,
+                aggregate: call.envelope.aggregate().clone(),
+                version: recorded.version,
+                work: call.work(self.limit, &self.clock),
+            })
+        };
+        let runs = self.runs.iter().map(|run| run.iter());
+        if self.only_first {
+            let first = runs.flatten().next();
+            return vec![first.and_then(delivery).into_iter().collect()];
+        }
+        runs.map(|run| run.filter_map(delivery).collect()).collect()
+    }
+
+    /// Whether a single delivery is made.
+    pub(super) fn is_alone(&self) -> bool {
+        self.only_first || self.runs.iter().flatten().count() == 1
+    }
+
+    /// The ends where the commit has refused what the only delivery has written.
+    pub(super) fn refused(&self, fault: &StoreError) -> Vec<Option<Ended>> {
+        let source = fault.source().map(|source| format!(": {source}"));
+        let text = format!("{fault}{}", source.unwrap_or_default());
+        let first = Ended::failed(cut(text));
+        let later = self.runs.iter().flatten().skip(1).map(|_| None);
+        [Some(first)].into_iter().chain(later).collect()
+    }
+
+    /// Whether a handler runs past its time-out at this moment.
+    pub(super) fn is_over_time(&self) -> bool {
+        lock(&self.clock).is_some_and(|began| began.elapsed() > self.limit)
+    }
+
+    /// The end of each delivery, `None` for those that were not made.
+    pub(super) fn ends(&self, ends: &TransactionalEnds) -> Vec<Option<Ended>> {
+        let mut ends = ends.runs.iter().flatten();
+        // What was left for later has none.
+        let ended = |call: &Call| ends.next().and_then(|end| call.ended(*end));
+        self.runs.iter().flatten().map(ended).collect()
+    }
+}
+
+impl Call {
+    /// What the store is to call, each time that it makes the delivery.
+    fn work(&self, limit: Duration, clock: &Arc<Mutex<Option<Instant>>>) -> InTransaction {
+        let (bus, clock) = (self.bus, Arc::clone(clock));
+        let (work, end) = (Arc::clone(&self.work), Arc::clone(&self.end));
+        Box::new(move |conn| {
+            let began = Instant::now();
+            *lock(&clock) = Some(began);
+            let ended =
+                inside::transaction(|| guarded::call(bus, || Ended::from(lock(&work)(conn))));
+            *lock(&clock) = None;
+            let ended = match ended {
+                _ if began.elapsed() > limit => Ended::failed(Fault::OverTime.text(limit)),
+                Ok(ended) => ended,
+                Err(text) => Ended::failed(text),
+            };
+            let kept = match &ended {
+                Ended::Handled => Kept::All,
+                Ended::Skipped(_) => Kept::Nothing,
+                _ => Kept::Failed,
+            };
+            *lock(&end) = Some(ended);
+            kept
+        })
+    }
+
+    fn ended(&self, end: TransactionalEnd) -> Option<Ended> {
+        let said = lock(&self.end).take();
+        match end {
+            TransactionalEnd::Over => said,
+            // The handler may have said something else where it was called once more in vain.
+            TransactionalEnd::OverBefore => {
+                Some(said.filter(Ended::is_success).unwrap_or(Ended::Handled))
+            }
+            TransactionalEnd::Failed => {
+                Some(said.unwrap_or_else(|| Ended::failed(ENDED.to_owned())))
+            }
+            TransactionalEnd::EndedTransaction => Some(Ended::failed(ENDED.to_owned())),
+            TransactionalEnd::NotMade => None,
+        }
+    }
+}
+
+/// As the lock of the bus; a handler may have panicked under it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
