@@ -40,6 +40,9 @@ pub use deliveries::*;
 mod settling;
 pub use settling::*;
 
+mod transactions;
+pub use transactions::*;
+
 mod pruning;
 pub use pruning::*;
 
@@ -124,6 +127,11 @@ macro_rules! event_store_conformance {
             f6_dead_letters_are_listed_oldest_first
             a_change_of_an_unknown_subscription_fails_alone
             a_clean_end_is_told_from_an_unclean_one
+            r7_what_is_over_is_taken_out_of_the_progress
+            r7_what_is_over_is_not_made_again
+            r7_what_is_over_is_taken_out_of_its_rows
+            r7_a_panic_is_a_failure
+            r7_an_unknown_subscription_has_no_deliveries
             r8_a_pruned_log_goes_on_where_it_was
             r8_the_log_is_pruned_up_to_what_is_to_be_kept
             r8_what_is_not_finished_is_kept
