@@ -44,13 +44,9 @@ impl Request for TransactionRequest {
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
         // The handlers may read what was appended in this transaction.
         tx.write_rows()?;
-        let made = self.make(tx);
-        self.ends = match made {
-            Ok(Some(ends)) => Some(Ok(ends)),
-            Ok(None) => Some(Err(StoreError::new(
-                StoreErrorKind::Other,
-                "the deliveries of an unknown subscription were not made",
-            ))),
+        self.ends = match self.make(tx) {
+            Ok(ends) => Some(Ok(ends)),
+            Err(Stop::Refused(what)) => Some(Err(StoreError::new(StoreErrorKind::Other, what))),
             Err(Stop::Failed(error)) => return Err(error),
             Err(Stop::Ended(position)) => {
                 self.enders.push(position);
@@ -85,6 +81,8 @@ impl Request for TransactionRequest {
 
 /// Why deliveries are not made.
 enum Stop {
+    /// They make no sense.
+    Refused(&'static str),
     Failed(Error),
     /// The handler of the event at this position has ended the transaction.
     Ended(Position),
@@ -97,38 +95,31 @@ impl From<Error> for Stop {
 }
 
 impl TransactionRequest {
-    /// Makes the deliveries. `None` where the subscription is unknown.
-    fn make(&mut self, tx: &mut Transaction<'_>) -> Result<Option<TransactionalEnds>, Stop> {
+    /// Makes the deliveries, and saves what is over by them.
+    fn make(&mut self, tx: &mut Transaction<'_>) -> Result<TransactionalEnds, Stop> {
+        const NO_SENSE: Stop =
+            Stop::Refused("deliveries with progress that makes no sense were not made");
         let id = self.deliveries.subscription;
-        let Some((through, unfinished)) = queries::progress(tx.conn, id.get())? else {
-            return Ok(None);
-        };
-        let unfinished = positions::decode(&unfinished);
-        let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
-        let through = Position::new(unsigned(through));
-        let stored = Stored {
-            id,
-            progress: Progress {
-                through,
-                unfinished,
-            },
-        };
+        let Progress {
+            through,
+            unfinished,
+        } = &self.deliveries.progress;
+        // Before anything is made.
+        let open = positions::encode(unfinished).filter(|_| unfinished.last() <= Some(through));
+        open.ok_or(NO_SENSE)?;
+        let stored = Stored::read(tx, id)?;
         let mut over = Vec::new();
         let mut runs = Vec::with_capacity(self.deliveries.runs.len());
         for run in &mut self.deliveries.runs {
             runs.push(make_run(tx, &stored, run, &self.enders, &mut over)?);
         }
         over.sort_unstable();
-        let Progress {
-            through,
-            unfinished,
-        } = &self.deliveries.progress;
         let is_open = |position: &&Position| over.binary_search(position).is_err();
         let open: Vec<Position> = unfinished.iter().filter(is_open).copied().collect();
-        let open = positions::encode(&open).unwrap_or_default();
+        let open = positions::encode(&open).ok_or(NO_SENSE)?;
         queries::update_progress(tx.conn, id.get(), *through, &open)?;
         let head = tx.head_now()?;
-        Ok(Some(TransactionalEnds { runs, head }))
+        Ok(TransactionalEnds { runs, head })
     }
 }
 
@@ -164,6 +155,19 @@ struct Stored {
 }
 
 impl Stored {
+    fn read(tx: &mut Transaction<'_>, id: SubscriptionId) -> Result<Self, Stop> {
+        let stored = queries::progress(tx.conn, id.get())?;
+        let unknown = Stop::Refused("the deliveries of an unknown subscription were not made");
+        let (through, unfinished) = stored.ok_or(unknown)?;
+        let unfinished = positions::decode(&unfinished);
+        let unfinished = unfinished.ok_or_else(|| broken("progress that cannot be read"))?;
+        let progress = Progress {
+            through: Position::new(unsigned(through)),
+            unfinished,
+        };
+        Ok(Self { id, progress })
+    }
+
     fn make(
         &self,
         tx: &mut Transaction<'_>,

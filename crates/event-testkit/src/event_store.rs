@@ -131,6 +131,7 @@ macro_rules! event_store_conformance {
             r7_what_is_over_is_not_made_again
             r7_what_is_over_is_taken_out_of_its_rows
             r7_a_panic_is_a_failure
+            r7_progress_that_makes_no_sense_is_refused
             r7_an_unknown_subscription_has_no_deliveries
             r8_a_pruned_log_goes_on_where_it_was
             r8_the_log_is_pruned_up_to_what_is_to_be_kept

@@ -159,6 +159,18 @@ pub async fn r7_a_panic_is_a_failure(store: &impl Store) {
     assert_eq!(state(store).await.progress, progress(5, &[1]));
 }
 
+/// Nothing is called where what is to be saved makes no sense.
+pub async fn r7_progress_that_makes_no_sense_is_refused(store: &impl Store) {
+    let Some(one) = five(store).await else { return };
+    let calls = Calls::default();
+    for unfinished in [&[2, 1][..], &[1, 1], &[6]] {
+        let runs = vec![vec![delivery(1, Kept::All, &calls)]];
+        let made = make(store, one, unfinished, runs).await;
+        assert!(matches!(made, Err(TransactionError::NotCommitted(_))));
+    }
+    assert_eq!(calls.load(SeqCst), 0);
+}
+
 /// Nothing is called for nobody.
 pub async fn r7_an_unknown_subscription_has_no_deliveries(store: &impl Store) {
     if five(store).await.is_none() {
