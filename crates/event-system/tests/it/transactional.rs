@@ -24,6 +24,7 @@ use domain_events::{
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteEventStore, SqliteOptions, append_in};
+use event_system::EventSystem;
 use event_testkit::interceptor::{Intercepted, Interceptor};
 use tempfile::{TempDir, tempdir};
 
@@ -770,6 +771,31 @@ async fn d8_r7_a_projection_that_is_reset_begins_with_empty_tables() {
     assert_eq!(total(&place, "a"), (0..20).sum::<i64>());
     assert!(run.store.verify().await.unwrap().is_sound());
     run.stop().await;
+}
+
+#[tokio::test]
+async fn r7_a_status_tells_how_far_a_projection_is_behind() {
+    let place = Place::new();
+    let builder = EventSystem::builder().sqlite_shared(&place.file);
+    let system = builder.subscribe(first()).start().await.unwrap();
+    assert!(system.pause("totals").await);
+    for number in 0..5 {
+        system.publish(counted("a", number)).await.unwrap();
+    }
+    let status = system.status().await;
+    let told: Vec<_> = status.projections().collect();
+    assert_eq!((told.len(), told[0].version, told[0].lag), (1, Some(1), 5));
+    let text = status.to_string();
+    assert!(
+        text.contains(r#"the projection "totals" is 5 behind"#),
+        "{text}"
+    );
+    assert!(system.resume("totals").await);
+    soon(system.wait_idle()).await.unwrap();
+    let status = system.status().await;
+    assert_eq!(status.projections().next().unwrap().lag, 0);
+    assert!(!status.to_string().contains("projection"));
+    system.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
 /// Nothing is begun by halves: neither the place in the log nor the tables.
