@@ -1,6 +1,10 @@
 //! Aggregates that raise events as they change, to be published once that is kept.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use crate::NewEvent;
 
@@ -89,6 +93,16 @@ impl Drop for RaisedEvents {
         if self.events.is_empty() {
             return;
         }
+        // A logger is anybody's code: its panic would end the process where the drop is part of another
+        // one, and so would that of the panic's drop.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.tell_dropped())) {
+            std::mem::forget(panic);
+        }
+    }
+}
+
+impl RaisedEvents {
+    fn tell_dropped(&self) {
         let types: BTreeSet<&str> = self.events.iter().map(NewEvent::event_type).collect();
         let types = types.into_iter().collect::<Vec<_>>().join(", ");
         let events = self.events.len();
@@ -98,6 +112,13 @@ impl Drop for RaisedEvents {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{Mutex, Once},
+    };
+
+    use log::kv::{Key, Value, VisitSource};
+
     use super::*;
     use crate::{DomainEvent, UnitOfWork};
 
@@ -168,5 +189,89 @@ mod tests {
         raised.raise(Rung(4_711));
         assert_eq!(format!("{raised:?}"), r#"["test.rung"]"#);
         raised.clear();
+    }
+
+    /// What was said of events that were dropped: the line, and its fields.
+    static SAID: Mutex<Vec<(String, BTreeMap<String, String>)>> = Mutex::new(Vec::new());
+
+    /// Of so many events no logger can tell.
+    const UNSPEAKABLE: usize = 13;
+
+    struct Listener;
+
+    /// Gathers the fields of a line.
+    #[derive(Default)]
+    struct Fields(BTreeMap<String, String>);
+
+    impl<'a> VisitSource<'a> for Fields {
+        fn visit_pair(&mut self, key: Key<'a>, value: Value<'a>) -> Result<(), log::kv::Error> {
+            self.0.insert(key.to_string(), value.to_string());
+            Ok(())
+        }
+    }
+
+    impl log::Log for Listener {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            let mut fields = Fields::default();
+            record.key_values().visit(&mut fields).unwrap();
+            let line = (record.args().to_string(), fields.0);
+            assert_ne!(line.1["events"], UNSPEAKABLE.to_string());
+            SAID.lock().unwrap().push(line);
+        }
+
+        fn flush(&self) {}
+    }
+
+    /// An aggregate that has raised so many events, before somebody who listens.
+    fn heard(events: usize) -> Bell {
+        static LISTEN: Once = Once::new();
+        LISTEN.call_once(|| {
+            log::set_logger(&Listener).unwrap();
+            log::set_max_level(log::LevelFilter::Warn);
+        });
+        let mut bell = Bell::default();
+        (0..events).for_each(|_| bell.0.raise(Rung(4_711)));
+        bell
+    }
+
+    /// What was said of so many events.
+    fn said(events: usize) -> Vec<(String, BTreeMap<String, String>)> {
+        let said = SAID.lock().unwrap();
+        let of = |line: &&(String, BTreeMap<_, _>)| line.1["events"] == events.to_string();
+        said.iter().filter(of).cloned().collect()
+    }
+
+    #[test]
+    fn what_is_forgotten_is_told_once_by_number_and_types() {
+        drop(heard(17));
+        let mut unit = UnitOfWork::new();
+        unit.collect(&mut heard(19));
+        drop(unit);
+        for events in [17, 19] {
+            let [(line, fields)] = &*said(events) else {
+                panic!("not said once: {:?}", said(events))
+            };
+            assert!(
+                line.contains("test.rung") && !line.contains("4711"),
+                "{line}"
+            );
+            assert_eq!(fields["types"], "test.rung");
+        }
+        heard(23).0.clear();
+        assert_eq!(said(23), []);
+    }
+
+    #[test]
+    fn a_logger_that_panics_ends_no_drop_and_no_process() {
+        drop(heard(UNSPEAKABLE));
+        let unwound = catch_unwind(|| {
+            let _bell = heard(UNSPEAKABLE);
+            panic!("while there are events");
+        });
+        unwound.unwrap_err();
     }
 }

@@ -99,3 +99,74 @@ impl UnitOfWork {
         Ok(receipts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    };
+
+    use super::*;
+    use crate::{DomainEvent, EventId};
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Rung(u64);
+
+    impl DomainEvent for Rung {
+        const EVENT_TYPE: &'static str = "test.rung";
+        const AGGREGATE_TYPE: &'static str = "bell";
+
+        fn aggregate_id(&self) -> std::borrow::Cow<'_, str> {
+            "b".into()
+        }
+    }
+
+    /// Writes down the ids of every call, and refuses where it is to.
+    #[derive(Default)]
+    struct Recorder {
+        calls: Mutex<Vec<Vec<EventId>>>,
+        refuses: AtomicBool,
+    }
+
+    impl DomainEventPublisher for Recorder {
+        fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, PublishError> {
+            self.calls.lock().unwrap().push(ids(events));
+            match self.refuses.load(SeqCst) {
+                true => Err(PublishError::Stopped),
+                false => Ok(Vec::new()),
+            }
+        }
+    }
+
+    fn ids(events: Vec<NewEvent>) -> Vec<EventId> {
+        let id = |event: NewEvent| event.seal().id();
+        events.into_iter().map(id).collect()
+    }
+
+    #[test]
+    fn p6_what_was_refused_stays_and_is_published_again_as_the_same_events() {
+        let (recorder, mut unit) = (Recorder::default(), UnitOfWork::new());
+        (0..3).for_each(|number| unit.raise(Rung(number)));
+        let raised = ids(unit.events());
+        recorder.refuses.store(true, SeqCst);
+        unit.publish_sync(&recorder).unwrap_err();
+        assert_eq!(ids(unit.events()), raised);
+        recorder.refuses.store(false, SeqCst);
+        unit.publish_sync(&recorder).unwrap();
+        assert!(unit.is_empty());
+        assert_eq!(*recorder.calls.lock().unwrap(), [raised.clone(), raised]);
+    }
+
+    #[test]
+    fn a_unit_without_events_publishes_nothing() {
+        let recorder = Recorder::default();
+        recorder.refuses.store(true, SeqCst);
+        let mut unit = UnitOfWork::new();
+        assert!(unit.publish_sync(&recorder).unwrap().is_empty());
+        unit.raise(Rung(0));
+        unit.clear();
+        assert!(unit.publish_sync(&recorder).unwrap().is_empty());
+        assert!(recorder.calls.lock().unwrap().is_empty());
+    }
+}
