@@ -1,20 +1,23 @@
 //! Units of work, published through a bus or in the application's own transaction.
 
 use std::{
-    sync::{Mutex, Once},
+    sync::{Arc, Mutex, Once},
     thread,
     time::Duration,
 };
 
 use diesel::{Connection, SqliteConnection, result::Error};
 use domain_events::{
-    AggregateRoot, EventBus, ExpectedVersion, Position, RaisedEvents, UnitOfWork, Version,
+    AggregateRoot, Event, EventBus, ExpectedVersion, HandlerContext, Position, RaisedEvents,
+    Subscription, UnitOfWork, Version,
 };
+use event_bus_core::{BusConfig, InMemoryEventBus};
 use event_store_diesel::{SqliteOptions, append_in, prepare_connection};
 use event_system::EventSystem;
 use tempfile::tempdir;
+use tokio::{sync::Semaphore, time::timeout};
 
-use crate::recovery::{Journal, Run, counted, handles, soon};
+use crate::recovery::{Counted, Journal, Run, counted, handles, soon};
 
 /// An aggregate that raises an event whenever it is counted.
 #[derive(Default)]
@@ -114,6 +117,65 @@ async fn p8_a_unit_is_published_from_a_thread_that_knows_no_runtime() {
     unit.publish_sync(&publisher).unwrap_err();
     assert_eq!(unit.len(), 1);
     unit.clear();
+}
+
+/// Neither a bus that is stopped nor one that has no room takes anything out of a unit.
+#[tokio::test]
+async fn what_is_not_published_stays_also_where_the_future_is_dropped() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (journal, held) = (Journal::default(), Arc::clone(&gate));
+    let waits = {
+        let journal = journal.clone();
+        move |event: Event<Counted>, cx: HandlerContext| {
+            let (journal, gate) = (journal.clone(), Arc::clone(&held));
+            async move {
+                gate.acquire().await?.forget();
+                journal.write(&event, &cx);
+                Ok(())
+            }
+        }
+    };
+    let bus = volatile(2, Subscription::from_fn("waits", waits)).await;
+    let (mut counter, mut unit) = (Counter::default(), UnitOfWork::new());
+    (0..2).for_each(|_| counter.count());
+    unit.collect(&mut counter);
+    soon(unit.publish(&bus)).await.unwrap();
+    (0..2).for_each(|_| counter.count());
+    unit.collect(&mut counter);
+    // There is no room now: the future waits, and is dropped.
+    let dropped = timeout(Duration::ZERO, unit.publish(&bus)).await;
+    dropped.unwrap_err();
+    assert_eq!(unit.len(), 2);
+    gate.add_permits(4);
+    soon(unit.publish(&bus)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(
+        journal.numbers("a"),
+        [0, 1, 2, 3],
+        "none is lost, none is there twice"
+    );
+
+    soon(bus.stop(Duration::from_secs(10))).await.unwrap();
+    assert!(
+        unit.publish(&bus).await.unwrap().is_empty(),
+        "it is not asked"
+    );
+    counter.count();
+    unit.collect(&mut counter);
+    unit.publish(&bus).await.unwrap_err();
+    assert_eq!(unit.len(), 1);
+    unit.clear();
+}
+
+async fn volatile(capacity: usize, subscription: Subscription) -> InMemoryEventBus {
+    let config = BusConfig {
+        capacity,
+        ..BusConfig::default()
+    };
+    let bus = InMemoryEventBus::new(config).unwrap();
+    bus.subscribe(subscription).await.unwrap();
+    bus.start().await.unwrap();
+    bus
 }
 
 /// What was said of units by this program's other tests is told from this one's by its number.
