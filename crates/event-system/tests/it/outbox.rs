@@ -232,6 +232,32 @@ async fn p6_p7_what_is_refused_leaves_no_trace_in_the_transaction() {
     run.stop().await;
 }
 
+/// Nor does what fails half-way, whoever commits the rest.
+#[tokio::test]
+async fn p7_what_fails_half_way_leaves_no_trace_in_the_transaction() {
+    let (shop, journal) = (Shop::new(), Journal::default());
+    let run = shop.run(&journal).await;
+    let mut conn = shop.connect();
+    let breaks = "CREATE TRIGGER breaks BEFORE INSERT ON de_aggregates \
+                  BEGIN SELECT RAISE(ABORT, 'on purpose'); END";
+    conn.batch_execute(breaks).unwrap();
+    conn.immediate_transaction(|conn| {
+        let failed = append_in(conn, [counted("a", 0)]).unwrap_err();
+        assert!(matches!(
+            failed,
+            AppendInError::Append(AppendError::Store(_))
+        ));
+        stock(conn, 1)
+    })
+    .unwrap();
+    conn.batch_execute("DROP TRIGGER breaks").unwrap();
+    assert_eq!(shop.pieces(), 1);
+    assert_eq!(run.store.head().await.unwrap(), Position::ZERO);
+    assert!(run.store.verify().await.unwrap().is_sound());
+    assert_eq!(sell(&mut conn, "a", 2), Position::FIRST);
+    run.stop().await;
+}
+
 /// A transaction that has begun with reading cannot write once somebody else has.
 #[tokio::test]
 async fn p7_a_transaction_that_cannot_write_is_told_so() {

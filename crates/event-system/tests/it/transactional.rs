@@ -673,6 +673,77 @@ async fn r7_no_save_of_others_undoes_the_progress_of_a_transaction() {
     run.stop().await;
 }
 
+/// What has failed is not in the progress any more, and so its row is saved before the next transaction.
+#[tokio::test]
+async fn r1_r7_what_has_failed_is_not_lost_between_two_transactions() {
+    let place = Place::new();
+    let store = Doubtful::new(&place.file);
+    let fails_first =
+        |event: &Counted, _: &mut SqliteConnection, cx: &HandlerContext| match event.counter == "a"
+            && cx.attempt() == 1
+        {
+            true => Err(HandlerError::retry_after(
+                Duration::from_secs(3_600),
+                "later",
+            )),
+            false => Ok(()),
+        };
+    let bus = store.bus(writes("sells", fails_first)).await;
+    store.hold.store(true, SeqCst);
+    bus.publish(counted("a", 0)).await.unwrap();
+    soon(store.was_held.notified()).await;
+    bus.publish(counted("b", 1)).await.unwrap();
+    let failed = store.held.lock().unwrap().remove(0);
+    failed();
+    soon(store.was_held.notified()).await;
+    assert_eq!(place.rows(), [("b".to_owned(), 1)]);
+    drop(bus);
+    store.inner.close().await;
+    drop(store);
+
+    // It waits for its second attempt, and is no more due than it was.
+    let store = SqliteEventStore::open(&place.file, options()).unwrap();
+    let unfinished = store.summary(&domain_events::EventQuery::Unfinished).await;
+    assert_eq!(unfinished.unwrap().events, 1);
+    assert!(store.verify().await.unwrap().is_sound());
+    store.close().await;
+}
+
+/// Made once more in another transaction, an attempt publishes the same events.
+#[tokio::test]
+async fn p9_r7_what_a_handler_causes_has_the_same_id_in_every_transaction() {
+    let place = Place::new();
+    let ended = Arc::new(AtomicBool::new(false));
+    let answer = move |event: &Counted, conn: &mut SqliteConnection, cx: &HandlerContext| {
+        if event.counter == "caused" {
+            return Ok(());
+        }
+        append_in(conn, [cx.caused(counted("caused", event.number))])?;
+        if event.number == 3 && !ended.swap(true, SeqCst) {
+            conn.batch_execute("ROLLBACK")?;
+        }
+        Ok(())
+    };
+    let run = place.run([]).await;
+    for number in 0..4 {
+        let event = counted(&format!("c{number}"), number);
+        run.bus.publish(event).await.unwrap();
+    }
+    run.stop().await;
+    let run = place.run([writes("sells", answer)]).await;
+    run.idle().await;
+    let log = run.store.read_log(Position::ZERO, 100).await.unwrap();
+    let caused = log
+        .iter()
+        .filter_map(|it| Some((it.id(), it.metadata().causation_id?)));
+    let caused: Vec<_> = caused.collect();
+    assert_eq!(caused.len(), 4);
+    for (id, cause) in caused {
+        assert_eq!(id, EventId::derived(cause, "sells", 1));
+    }
+    run.stop().await;
+}
+
 /// How many of each counter, and their sum.
 struct Totals {
     version: u32,
