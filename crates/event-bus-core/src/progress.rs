@@ -126,8 +126,8 @@ fn take(engine: &Engine, closing: bool) -> Option<(DeliveryChanges, Vec<Due>)> {
             if engine.lifecycle.cut_off(state) == 0 {
                 changes.push(DeliveryChange::RunEnded);
             }
-            state.leave_in_doubt(&mut changes);
         }
+        state.leave_in_doubt(&mut changes);
         Some((changes, retries))
     })
 }

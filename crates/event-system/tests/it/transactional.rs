@@ -17,7 +17,7 @@ use diesel::{
     sql_types::{BigInt, Text},
 };
 use domain_events::{
-    AppendError, Awaited, DeadLetterQuery, Event, EventBus, EventEnvelope, EventId, EventStore,
+    AppendError, DeadLetterQuery, Event, EventBus, EventEnvelope, EventId, EventStore,
     FailurePolicy, HandlerContext, HandlerError, Ordering, Position, Projection, PublishError,
     RetryPolicy, StartFrom, StoreError, StoreErrorKind, SubscribeError, Subscription,
     TransactionDone, TransactionError, TransactionalDeliveries, TransactionalHandler, block_on,
@@ -540,8 +540,9 @@ struct Doubtful {
     not_committed: AtomicUsize,
     unknown: AtomicUsize,
     hold: AtomicBool,
-    held: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
-    was_held: tokio::sync::Notify,
+    /// Answers to transactions that are committed, once held.
+    held: Arc<Mutex<Vec<Box<dyn FnOnce() + Send>>>>,
+    was_held: Arc<tokio::sync::Notify>,
 }
 
 impl Doubtful {
@@ -551,8 +552,8 @@ impl Doubtful {
             not_committed: AtomicUsize::new(0),
             unknown: AtomicUsize::new(0),
             hold: AtomicBool::new(false),
-            held: Mutex::default(),
-            was_held: tokio::sync::Notify::new(),
+            held: Arc::default(),
+            was_held: Arc::default(),
         })
     }
 
@@ -592,15 +593,12 @@ impl Interceptor for Doubtful {
             return self.inner.submit_transaction(deliveries, Box::new(done));
         }
         if self.hold.load(SeqCst) {
-            let (tell, told) = domain_events::promise();
-            self.inner
-                .submit_transaction(deliveries, Box::new(move |ends| tell.keep(ends)));
-            let told: Awaited<_> = told;
-            let answer = move || {
-                block_on(told).map(done);
+            let (held, was_held) = (Arc::clone(&self.held), Arc::clone(&self.was_held));
+            let hold = move |ends| {
+                held.lock().unwrap().push(Box::new(move || done(ends)));
+                was_held.notify_one();
             };
-            self.held.lock().unwrap().push(Box::new(answer));
-            return self.was_held.notify_one();
+            return self.inner.submit_transaction(deliveries, Box::new(hold));
         }
         self.inner.submit_transaction(deliveries, done);
     }
