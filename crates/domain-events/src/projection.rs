@@ -18,7 +18,7 @@ pub trait Projection<C>: Send + Sync + 'static {
     const VERSION: u32 = 1;
 
     /// Makes the tables as they are before the first event, whatever is there: drops and creates them,
-    /// or empties them.
+    /// or empties them. It runs on the thread that writes, and does nothing but use the connection.
     ///
     /// # Errors
     /// Where that cannot be done; the projection is not taken aboard then.
