@@ -266,6 +266,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_panic_drops_is_told_too() {
+        let unwound = catch_unwind(|| {
+            let _bell = heard(29);
+            std::panic::resume_unwind(Box::new("while there are events"));
+        });
+        unwound.unwrap_err();
+        assert_eq!(said(29).len(), 1);
+    }
+
+    #[test]
     fn a_logger_that_panics_ends_no_drop_and_no_process() {
         drop(heard(UNSPEAKABLE));
         let unwound = catch_unwind(|| {

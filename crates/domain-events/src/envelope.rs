@@ -220,7 +220,7 @@ impl NewEvent {
         }
     }
 
-    /// Changes the envelope to be, which nobody else holds yet.
+    /// Changes the envelope to be; in place where no clone holds it, too.
     fn with(mut self, change: impl FnOnce(&mut EventEnvelope)) -> Self {
         change(Arc::make_mut(&mut self.envelope));
         self

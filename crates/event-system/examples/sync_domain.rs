@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use domain_events::UnitOfWork;
 use event_system::{Event, EventSystem, Priority};
 
 use domain::{Orders, Placed, Shipped};
@@ -70,15 +71,13 @@ mod domain {
             Self { publisher }
         }
 
-        /// Places an order and ships it, or does neither.
-        pub(crate) fn order(&self, id: &str) -> Result<(), PublishError> {
-            let (mut order, mut unit) = (Order::place(id), UnitOfWork::new());
+        /// Places an order and ships it, or does neither: then the caller is told, and has the events
+        /// in the unit still, to publish them again.
+        pub(crate) fn order(&self, id: &str, unit: &mut UnitOfWork) -> Result<(), PublishError> {
+            let mut order = Order::place(id);
             order.ship();
             unit.collect(&mut order);
-            // Where that fails, nothing has happened, and the caller is told.
-            let published = unit.publish_sync(&*self.publisher).map(drop);
-            unit.clear();
-            published
+            unit.publish_sync(&*self.publisher).map(drop)
         }
     }
 }
@@ -117,15 +116,20 @@ fn main() -> Result<()> {
     let orders = Orders::new(Arc::new(system.publisher()));
 
     // In the runtime, on its only thread; and on a thread that knows none.
-    runtime.block_on(async { orders.order("o-1") })?;
+    runtime.block_on(async { orders.order("o-1", &mut UnitOfWork::new()) })?;
     thread::scope(|scope| {
-        let ordered = scope.spawn(|| orders.order("o-2")).join();
+        let ordered = scope
+            .spawn(|| orders.order("o-2", &mut UnitOfWork::new()))
+            .join();
         ordered.map_err(|_| anyhow::anyhow!("the thread has panicked"))
     })??;
     runtime.block_on(system.wait_idle())?;
     runtime.block_on(system.shutdown(Duration::from_secs(10)))?;
-    let refused = orders.order("o-3");
+    let mut unit = UnitOfWork::new();
+    let refused = orders.order("o-3", &mut unit);
     ensure!(refused.is_err(), "published though the system is stopped");
+    ensure!(unit.len() == 2, "what was refused is no longer in the unit");
+    unit.clear();
 
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     println!("{seen:?}");

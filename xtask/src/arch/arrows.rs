@@ -165,6 +165,7 @@ mod tests {
     const RIGHT: &[Edge<'_>] = &[
         ("domain-events", "domain-events-derive"),
         ("domain-events", "serde"),
+        ("domain-events", "log"),
         ("domain-events-derive", "syn"),
         ("event-bus-core", "domain-events"),
         ("event-bus-core", "tokio"),

@@ -201,26 +201,47 @@ fn was_said(events: usize) -> bool {
     said.contains(&line)
 }
 
-#[test]
-fn what_is_forgotten_is_told() {
+/// A unit of so many events, before somebody who listens.
+fn heard(events: usize) -> UnitOfWork {
     static LISTEN: Once = Once::new();
     LISTEN.call_once(|| {
         log::set_logger(&Listener).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
     });
-    let unit_of = |events: usize| {
-        let (mut counter, mut unit) = (Counter::default(), UnitOfWork::new());
-        (0..events).for_each(|_| counter.count());
-        unit.collect(&mut counter);
-        unit
-    };
-    unit_of(71).clear();
+    let (mut counter, mut unit) = (Counter::default(), UnitOfWork::new());
+    (0..events).for_each(|_| counter.count());
+    unit.collect(&mut counter);
+    unit
+}
+
+#[test]
+fn what_is_forgotten_is_told() {
+    heard(71).clear();
     assert!(!was_said(71));
-    drop(unit_of(73));
+    drop(heard(73));
     assert!(was_said(73));
     // What nobody has collected, too.
     let mut counter = Counter::default();
     (0..79).for_each(|_| counter.count());
     drop(counter);
     assert!(was_said(79));
+}
+
+#[tokio::test]
+async fn what_is_published_is_not_told_and_what_was_refused_is() {
+    let (dir, journal) = (tempdir().unwrap(), Journal::default());
+    let system = EventSystem::builder()
+        .sqlite(dir.path().join("a.db"))
+        .subscribe(handles("s", &journal));
+    let system = system.start().await.unwrap();
+    let publisher = system.publisher();
+    let (mut unit, mut sync, mut refused) = (heard(83), heard(89), heard(97));
+    soon(unit.publish(&*system.bus())).await.unwrap();
+    sync.publish_sync(&publisher).unwrap();
+    soon(system.shutdown(Duration::from_secs(10)))
+        .await
+        .unwrap();
+    refused.publish_sync(&publisher).unwrap_err();
+    drop((unit, sync, refused));
+    assert!(!was_said(83) && !was_said(89) && was_said(97));
 }
