@@ -11,6 +11,9 @@ use crate::{
 /// events in it says so in the log. Published again after an error, also after one that leaves the
 /// outcome unknown, the events are the same ones, and none is there twice (P6).
 ///
+/// A handler raises what [`caused`](crate::HandlerContext::caused) makes of an event, so that a repeated
+/// attempt raises the same one.
+///
 /// ```
 /// use domain_events::{DomainEventPublisher, PublishError, UnitOfWork};
 /// # use domain_events::{AggregateRoot, DomainEvent};

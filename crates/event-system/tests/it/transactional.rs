@@ -534,6 +534,8 @@ async fn r7_a_bus_that_has_no_such_connections_takes_no_such_handler() {
     durable.subscribe(subscription()).await.unwrap();
 }
 
+type Answers = Mutex<Vec<Box<dyn FnOnce() + Send>>>;
+
 /// A store whose next transactions fail: before their commit, or in a way that nobody knows of.
 struct Doubtful {
     inner: SqliteEventStore,
@@ -541,7 +543,7 @@ struct Doubtful {
     unknown: AtomicUsize,
     hold: AtomicBool,
     /// Answers to transactions that are committed, once held.
-    held: Arc<Mutex<Vec<Box<dyn FnOnce() + Send>>>>,
+    held: Arc<Answers>,
     was_held: Arc<tokio::sync::Notify>,
 }
 
