@@ -159,7 +159,7 @@ impl EventBus for InMemoryEventBus {
             }
             begun
         };
-        own_task(starting).await
+        own_task(&self.engine, starting).await
     }
 
     async fn stop(&self, deadline: Duration) -> Result<StopReport, StopError> {
@@ -168,7 +168,8 @@ impl EventBus for InMemoryEventBus {
         }
         // In a task of its own, so that a stop that is given up half-way still comes to its end.
         let engine = Arc::clone(&self.engine);
-        Ok(own_task(async move { stopping::stop(&engine, deadline).await }).await)
+        let stopping = async move { stopping::stop(&engine, deadline).await };
+        Ok(own_task(&self.engine, stopping).await)
     }
 
     async fn publish(&self, event: NewEvent) -> Result<Receipt, PublishError> {
@@ -238,7 +239,7 @@ impl EventBus for InMemoryEventBus {
         let Some(leaves) = ashore::unsubscribe(&self.engine, name.into(), |_| true) else {
             return was_planned;
         };
-        let left = own_task(leaves);
+        let left = own_task(&self.engine, leaves);
         inside::is_inside(self.engine.id) || left.await || was_planned
     }
 
@@ -256,7 +257,8 @@ impl EventBus for InMemoryEventBus {
             return Err(PlaceError::InsideHandler);
         }
         // In a task of its own, so that one that is given up half-way still comes to its end.
-        own_task(async move { places::reset(&engine, name, start).await }).await
+        let resetting = async move { places::reset(&engine, name, start).await };
+        own_task(&self.engine, resetting).await
     }
 
     async fn forget(&self, name: &str) -> Result<(), PlaceError> {
@@ -361,10 +363,15 @@ fn has_runtime() -> bool {
 }
 
 /// Runs `work` to its end, whether or not the caller waits for that.
-fn own_task<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> impl Future<Output = T> {
-    let task = tokio::spawn(work);
+fn own_task<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    engine: &Engine,
+    work: F,
+) -> impl Future<Output = T> + use<T, F> {
+    // The call may come from a thread that knows no runtime.
+    let task = match engine.lifecycle.runtime() {
+        Some(runtime) if Handle::try_current().is_err() => runtime.spawn(work),
+        _ => tokio::spawn(work),
+    };
     async move {
         match task.await {
             Ok(result) => result,

@@ -30,10 +30,6 @@ use crate::{
 /// How many events share a commit at most.
 const GROUP_EVENTS: usize = 4_096;
 
-/// Of the lock, most likely, and of the caller who holds it while it publishes (P8).
-const NOT_BEGUN: &str = "the transaction was not begun; in a write transaction of one's own, events \
-                         are appended by append_in";
-
 /// Something to be written, with somebody who waits for the answer.
 pub(crate) trait Request: Send {
     /// How many events it appends.
@@ -199,7 +195,7 @@ impl Writer {
             ))
         };
         AnsiTransactionManager::begin_transaction_sql(&mut session.conn, "BEGIN IMMEDIATE")
-            .map_err(|error| Fault::NotCommitted(failure::store_error(NOT_BEGUN, error)))?;
+            .map_err(|error| Fault::NotCommitted(not_begun(error)))?;
         apply(session, &mut self.known, group).map_err(not_committed)?;
         self.place
             .check_is(self.identity)
@@ -292,6 +288,16 @@ fn next_turn(waiting: &mut VecDeque<Work>) -> Option<Turn> {
             }
             None => return (!group.is_empty()).then_some(Turn::Write(group)),
         }
+    }
+}
+
+/// Whoever holds the lock may be the caller who waits for this (P8).
+fn not_begun(error: Error) -> StoreError {
+    const LOCKED: &str = "another connection writes all the time; within a write transaction of one's \
+                          own, events are appended by append_in";
+    match failure::kind_of(&error) {
+        StoreErrorKind::Busy => failure::store_error(LOCKED, error),
+        _ => failure::store_error("the transaction was not begun", error),
     }
 }
 

@@ -456,6 +456,7 @@ async fn r7_it_publishes_by_append_in_and_the_bus_refuses() {
             assert!(block_on(bus.prune(domain_events::Retention::Latest(0))).is_err());
             assert!(block_on(bus.reset("s", StartFrom::Now)).is_err());
             assert!(!block_on(bus.unsubscribe("nobody")));
+            block_on(bus.unsubscribe("goes"));
             block_on(bus.discard_all(&DeadLetterQuery::all(), "of no use")).ok();
             block_on(bus.processing_log(None, 1)).ok();
         }
@@ -471,6 +472,9 @@ async fn r7_it_publishes_by_append_in_and_the_bus_refuses() {
     *held.lock().unwrap() = Some(Arc::clone(&bus));
     bus.subscribe(writes("sells", answer)).await.unwrap();
     bus.subscribe(handles("s", &journal)).await.unwrap();
+    bus.subscribe(handles("goes", &Journal::default()))
+        .await
+        .unwrap();
     bus.start().await.unwrap();
     for number in 0..10 {
         soon(bus.publish(counted("a", number))).await.unwrap();
