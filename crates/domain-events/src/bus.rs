@@ -68,6 +68,7 @@ fn not_appended(error: &AppendError) -> &'static str {
 fn not_placed(error: &StoreError) -> &'static str {
     match error.kind() {
         StoreErrorKind::Pruned(_) => "it was to begin with events that were pruned",
+        StoreErrorKind::Application => "a projection did not begin",
         _ => "the store could not be read or written",
     }
 }
@@ -309,7 +310,8 @@ pub trait EventBus: Send + Sync {
     /// # Errors
     /// When the bus has no store or is not running, the store does not know the name, the log was pruned
     /// there ([`StoreErrorKind::Pruned`](crate::StoreErrorKind::Pruned)), or the call comes from inside a
-    /// handler. Where the store fails, the subscription goes on where it was; that is waited for.
+    /// handler. Where the store fails, the subscription goes on where it was; that is waited for. A
+    /// projection that does not begin is gone ([`PlaceError::Subscribe`]).
     ///
     /// # Cancellation
     /// A dropped future may have reset it, and still does.

@@ -47,6 +47,8 @@ pub enum StoreErrorKind {
     Pruned(Position),
     /// The call came from inside a transactional handler, which the store waits for (R7).
     InsideTransaction,
+    /// The application's own code failed, which the store has called: a projection did not begin (R7).
+    Application,
     /// Anything else.
     Other,
 }

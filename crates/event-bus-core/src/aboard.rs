@@ -25,6 +25,7 @@ use crate::{
     subscribed::Subscribed,
     subscriptions::Joined,
     timers::Due,
+    watch,
 };
 
 /// Takes the subscriptions aboard at the start, with what an earlier run has left of them.
@@ -106,7 +107,10 @@ pub(crate) async fn register(
     stores
         .deliveries
         .submit_registration(wanted, Box::new(done));
-    told.await.unwrap_or(Err(SubscribeError::Stopped))
+    let joined = told.await.unwrap_or(Err(SubscribeError::Stopped));
+    // A projection may have appended as it began.
+    watch::ask(engine);
+    joined
 }
 
 fn serve(engine: &Arc<Engine>, pipeline: Option<PipelineId>) {

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use domain_events::{
-    DeliveryChange, PlaceError, Pruned, Retention, StartFrom, StoreError, SubscribeError,
-    Subscription,
+    DeliveryChange, PlaceError, Pruned, Retention, StartFrom, StoreError, StoreErrorKind,
+    SubscribeError, Subscription,
 };
 use tokio::time::timeout;
 
@@ -58,7 +58,10 @@ async fn come_back(
 ) -> Result<(), SubscribeError> {
     loop {
         match aboard::register(engine, stores, subscription.clone(), None).await {
-            Err(SubscribeError::Store(error)) if engine.lifecycle.phase() == Phase::Running => {
+            Err(SubscribeError::Store(error))
+                if engine.lifecycle.phase() == Phase::Running
+                    && error.kind() != StoreErrorKind::Application =>
+            {
                 engine.store_fails(error.kind(), &error.to_string());
                 let name = subscription.name();
                 say!(error, "subscription not taken aboard again", "subscription" = name; error);

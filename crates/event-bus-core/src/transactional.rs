@@ -116,6 +116,9 @@ pub(crate) async fn make(
     let limit = subscribed.subscription.attempt_timeout();
     let mut calls = Calls::new(engine.id, limit, runs);
     let mut turn = take_turn(engine, subscribed).await;
+    // Whether one of the tries may have been committed: until it is known, nobody else may save what was
+    // seen before.
+    let mut is_in_doubt = false;
     loop {
         let made = submit(engine, stores, &mut turn, &calls, cancellation).await;
         let error = match made {
@@ -139,13 +142,13 @@ pub(crate) async fn make(
         engine.store_fails(fault.kind(), &fault.to_string());
         say!(error, "deliveries not made", "subscription" = subscribed.name(),
             "again.in.ms" = AFTER_FAULT.as_millis(); fault);
-        if matches!(error, TransactionError::NotCommitted(_)) {
+        is_in_doubt |= matches!(error, TransactionError::OutcomeUnknown(_));
+        if !is_in_doubt {
             turn.0.is_open = false;
             drop(turn);
             sleep(AFTER_FAULT).await;
             turn = take_turn(engine, subscribed).await;
         } else {
-            // Until it is known, nobody may save what was seen before.
             sleep(AFTER_FAULT).await;
         }
     }

@@ -207,7 +207,7 @@ fn begin(
 fn not_begun(text: Option<String>) -> StoreError {
     let text = text.unwrap_or_else(|| "it has panicked".to_owned());
     let what = "the projection has not made its tables";
-    StoreError::new(StoreErrorKind::Other, what).caused_by(NotBegun(text))
+    StoreError::new(StoreErrorKind::Application, what).caused_by(NotBegun(text))
 }
 
 /// Why a projection could not begin.

@@ -92,7 +92,12 @@ impl<'a> Transaction<'a> {
         let done = act(self)?;
         match done {
             Ok(_) => Manager::commit_transaction(self.conn)?,
-            Err(_) => Manager::rollback_transaction(self.conn)?,
+            Err(_) => {
+                Manager::rollback_transaction(self.conn)?;
+                // What was read in it may be undone.
+                *self.names = Names::default();
+                self.known.read_again(self.conn, self.names)?;
+            }
         }
         Ok(done)
     }

@@ -18,8 +18,8 @@ use diesel::{
 };
 use domain_events::{
     AppendError, DeadLetterQuery, Event, EventBus, EventEnvelope, EventId, EventStore,
-    FailurePolicy, HandlerContext, HandlerError, Ordering, Position, Projection, PublishError,
-    RetryPolicy, StartFrom, StoreError, StoreErrorKind, SubscribeError, Subscription,
+    FailurePolicy, HandlerContext, HandlerError, Ordering, PlaceError, Position, Projection,
+    PublishError, RetryPolicy, StartFrom, StoreError, StoreErrorKind, SubscribeError, Subscription,
     TransactionDone, TransactionError, TransactionalDeliveries, TransactionalHandler, block_on,
 };
 use event_bus_core::{BusConfig, InMemoryEventBus};
@@ -545,6 +545,8 @@ struct Doubtful {
     inner: SqliteEventStore,
     not_committed: AtomicUsize,
     unknown: AtomicUsize,
+    /// The same, once none is unknown any more.
+    then_not_committed: AtomicUsize,
     hold: AtomicBool,
     /// Answers to transactions that are committed, once held.
     held: Arc<Answers>,
@@ -557,6 +559,7 @@ impl Doubtful {
             inner: SqliteEventStore::open(file, options()).unwrap(),
             not_committed: AtomicUsize::new(0),
             unknown: AtomicUsize::new(0),
+            then_not_committed: AtomicUsize::new(0),
             hold: AtomicBool::new(false),
             held: Arc::default(),
             was_held: Arc::default(),
@@ -598,6 +601,9 @@ impl Interceptor for Doubtful {
             let done = move |_| done(Err(TransactionError::OutcomeUnknown(fault())));
             return self.inner.submit_transaction(deliveries, Box::new(done));
         }
+        if one_less(&self.then_not_committed) {
+            return done(Err(TransactionError::NotCommitted(fault())));
+        }
         if self.hold.load(SeqCst) {
             let (held, was_held) = (Arc::clone(&self.held), Arc::clone(&self.was_held));
             let hold = move |ends| {
@@ -622,8 +628,13 @@ async fn r7_a_transaction_whose_outcome_is_unknown_is_not_made_twice() {
     store.not_committed.store(1, SeqCst);
     bus.publish(counted("a", 1)).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
-    assert_eq!(numbers_of(&place.rows(), "a"), [0, 1]);
-    assert_eq!(bus.statistics().of("sells").unwrap().handled, 2);
+    // The second try of what may be committed does not come to the commit.
+    store.unknown.store(1, SeqCst);
+    store.then_not_committed.store(1, SeqCst);
+    bus.publish(counted("a", 2)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(numbers_of(&place.rows(), "a"), [0, 1, 2]);
+    assert_eq!(bus.statistics().of("sells").unwrap().handled, 3);
     soon(bus.stop(Duration::from_secs(20))).await.unwrap();
     store.inner.close().await;
 }
@@ -935,6 +946,95 @@ async fn r7_a_projection_that_cannot_begin_is_not_taken_aboard() {
     let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'never'";
     let tables = sql::<BigInt>(tables).get_result::<i64>(&mut place.connect());
     assert_eq!(tables.unwrap(), 0);
+    run.stop().await;
+}
+
+/// What one of them has appended is undone with all that the start has made known.
+#[tokio::test]
+async fn r7_a_start_that_is_refused_leaves_no_gap_in_the_log() {
+    struct Begins(&'static str);
+    impl Projection<SqliteConnection> for Begins {
+        fn begin(&self, conn: &mut SqliteConnection) -> Result<(), HandlerError> {
+            append_in(conn, [counted(self.0, 7)])?;
+            match self.0 {
+                "refused" => Err(HandlerError::permanent("no")),
+                _ => Ok(()),
+            }
+        }
+
+        fn apply(
+            &self,
+            _: &Arc<EventEnvelope>,
+            _: &mut SqliteConnection,
+            _: &HandlerContext,
+        ) -> Result<(), HandlerError> {
+            Ok(())
+        }
+    }
+    let (place, journal) = (Place::new(), Journal::default());
+    let store = Arc::new(SqliteEventStore::open(&place.file, options()).unwrap());
+    let bus = || InMemoryEventBus::with_store(BusConfig::default(), Arc::clone(&store)).unwrap();
+    let refused = bus();
+    for name in ["begun", "refused"] {
+        let projection = Subscription::projection(name, Begins(name));
+        refused.subscribe(projection).await.unwrap();
+    }
+    refused.start().await.unwrap_err();
+    let bus = bus();
+    bus.subscribe(handles("s", &journal)).await.unwrap();
+    bus.start().await.unwrap();
+    let receipt = bus.publish(counted("a", 0)).await.unwrap();
+    let position = receipt.recorded().map(|it| it.position);
+    assert_eq!(position, Some(Position::FIRST));
+    let begun = Subscription::projection("begun", Begins("begun"));
+    bus.subscribe(begun).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
+    assert_eq!(
+        journal.numbers("begun"),
+        [7],
+        "what it appends is delivered"
+    );
+    assert!(store.verify().await.unwrap().is_sound());
+    soon(bus.stop(Duration::from_secs(20))).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn d8_r7_a_projection_that_does_not_begin_again_is_gone_and_can_come_back() {
+    struct Sometimes(Arc<AtomicBool>);
+    impl Projection<SqliteConnection> for Sometimes {
+        fn begin(&self, conn: &mut SqliteConnection) -> Result<(), HandlerError> {
+            if self.0.load(SeqCst) {
+                return Err(HandlerError::permanent("not now"));
+            }
+            conn.batch_execute("DELETE FROM sold")?;
+            Ok(())
+        }
+
+        fn apply(
+            &self,
+            event: &Arc<EventEnvelope>,
+            conn: &mut SqliteConnection,
+            _: &HandlerContext,
+        ) -> Result<(), HandlerError> {
+            write(conn, &*event.typed::<Counted>()?)
+        }
+    }
+    let (place, fails) = (Place::new(), Arc::new(AtomicBool::new(false)));
+    let sum = || Subscription::projection("sum", Sometimes(Arc::clone(&fails)));
+    let run = place.run([sum()]).await;
+    publish(&run, "a", 0..3).await;
+    run.idle().await;
+    fails.store(true, SeqCst);
+    let reset = soon(run.bus.reset("sum", StartFrom::Beginning)).await;
+    assert!(matches!(reset, Err(PlaceError::Subscribe(_))), "{reset:?}");
+    publish(&run, "a", 3..4).await;
+    run.idle().await;
+    assert_eq!(numbers_of(&place.rows(), "a"), [0, 1, 2], "as it was");
+    fails.store(false, SeqCst);
+    run.bus.subscribe(sum()).await.unwrap();
+    run.idle().await;
+    assert_eq!(numbers_of(&place.rows(), "a"), [0, 1, 2, 3]);
     run.stop().await;
 }
 
