@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    BoxFuture, Cancellation, EventEnvelope, EventId, EventMetadata, NewEvent, PublishError,
-    Receipt, blocking::block_on,
+    BoxFuture, CallAgain, Cancellation, EventEnvelope, EventId, EventMetadata, NewEvent,
+    PublishError, Receipt, blocking::block_on,
 };
 
 /// What is known about one attempt (R5).
@@ -116,11 +116,14 @@ impl HandlerContext {
 
     /// The context once more, for the same attempt that is made again: what it publishes is numbered
     /// anew.
-    pub(crate) fn again(&self) -> Self {
-        Self {
+    pub(crate) fn again(&self, call: CallAgain) -> Self {
+        let mut again = Self {
             published: OnceLock::new(),
+            cancellation: call.cancellation,
             ..self.clone()
-        }
+        };
+        again.info.deadline = call.deadline;
+        again
     }
 
     /// The event as one that follows from the handled one, with the correlation, causation and id that

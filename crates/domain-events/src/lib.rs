@@ -70,7 +70,7 @@ mod guard;
 pub use guard::SubscriptionGuard;
 
 mod work;
-pub use work::{BatchResults, TransactionalWork, Work};
+pub use work::{BatchResults, CallAgain, TransactionalWork, Work};
 
 mod config;
 pub use config::{ConfigError, MAX_NAME_BYTES};

@@ -18,7 +18,7 @@ use crate::{
 /// What it writes there is committed together with the fact that the event is handled, or not at all:
 /// over crashes and retries its effect in the database is there exactly once. It runs on the thread
 /// that writes, in a savepoint, and everybody who publishes waits for it: it should be quick, and do
-/// nothing but use the connection. It must not end the transaction, and may be called again for the
+/// nothing but use the connection, nor wait for a thread that does more. It must not end the transaction, and may be called again for the
 /// same attempt, where somebody else's failure has undone what it wrote.
 ///
 /// It publishes by the store's `append_in` on this connection, with what

@@ -1,10 +1,10 @@
 //! What a subscription does with an event, whatever the types of the event and of the handler: the
 //! one place where they are erased.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc, time::Instant};
 
 use crate::{
-    Batch, BatchVerdicts, BoxFuture, DecodeError, DomainEvent, Event, EventEnvelope,
+    Batch, BatchVerdicts, BoxFuture, Cancellation, DecodeError, DomainEvent, Event, EventEnvelope,
     HandlerContext, HandlerError, transactional,
 };
 
@@ -30,7 +30,17 @@ impl fmt::Debug for Work {
 }
 
 /// A handler's work in a transaction, given the connection of the store.
-pub type TransactionalWork = Box<dyn FnMut(&mut dyn Any) -> Result<(), HandlerError> + Send>;
+pub type TransactionalWork =
+    Box<dyn FnMut(&mut dyn Any, CallAgain) -> Result<(), HandlerError> + Send>;
+
+/// What is known of a call that is made in a transaction, and not of another one of the same attempt.
+#[derive(Clone, Debug)]
+pub struct CallAgain {
+    /// When it counts as failed if it has not ended.
+    pub deadline: Option<Instant>,
+    /// Whether it is given up.
+    pub cancellation: Cancellation,
+}
 
 /// The results of a batch, one for each of its events.
 pub type BatchResults = Vec<Result<(), HandlerError>>;
@@ -85,8 +95,9 @@ impl Erased {
         let handler = Arc::new(handler);
         Self::raw(move |envelope, cx| {
             let handler = Arc::clone(&handler);
-            let work = move |conn: &mut dyn Any| {
-                handler(&envelope, transactional::connection(conn)?, &cx.again())
+            let work = move |conn: &mut dyn Any, call: CallAgain| {
+                let cx = cx.again(call);
+                handler(&envelope, transactional::connection(conn)?, &cx)
             };
             Work::Transactional(Box::new(work))
         })

@@ -264,8 +264,7 @@ async fn run(
         Ok(Ok(Some(Work::Transactional(work)))) => {
             before_waiting();
             let runs = vec![vec![(Arc::clone(envelope), work)]];
-            let (mut ends, turn) =
-                transactional::make(engine, subscribed, runs, cancellation).await;
+            let (mut ends, turn) = transactional::make(engine, subscribed, runs).await;
             let ended = ends.pop().flatten();
             return (
                 ended.unwrap_or_else(|| Ended::failed(NOT_MADE.to_owned())),

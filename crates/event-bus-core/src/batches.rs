@@ -173,7 +173,7 @@ async fn attempt(
             let ends = call(engine, subscribed, items, &cancellation).await;
             (ends.into_iter().map(Some).collect(), None)
         }
-        Some(_) => transactional::call(engine, subscribed, items, &counts, &cancellation).await,
+        Some(_) => transactional::call(engine, subscribed, items, &counts).await,
     };
     let mut ends = ends.into_iter();
     running.end();

@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use domain_events::{PauseReason, Subscription, SubscriptionId};
+use domain_events::{
+    AggregateRef, DeliveryChange, PauseReason, Position, Subscription, SubscriptionId,
+};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -58,8 +60,8 @@ pub(crate) struct Subscribed {
     paused: AtomicU8,
     /// How many blocking handlers run past their time-out.
     stuck: AtomicUsize,
-    /// Whether a transaction of it was cut off, so that nobody knows how far it has come.
-    in_doubt: AtomicBool,
+    /// The deliveries of a transaction that was cut off: only the store knows what became of them.
+    in_doubt: std::sync::Mutex<Vec<(AggregateRef, Position)>>,
     /// Whether somebody has ever waited for its attempts.
     awaited: AtomicBool,
     at_rest: Notify,
@@ -93,7 +95,7 @@ impl Subscribed {
             removed: AtomicBool::new(false),
             paused: AtomicU8::new(0),
             stuck: AtomicUsize::new(0),
-            in_doubt: AtomicBool::new(false),
+            in_doubt: std::sync::Mutex::default(),
             awaited: AtomicBool::new(false),
             at_rest: Notify::new(),
         })
@@ -156,14 +158,27 @@ impl Subscribed {
         self.breaker.as_ref().is_some_and(is_probe)
     }
 
-    /// Notes that a transaction was cut off.
-    pub(crate) fn put_in_doubt(&self) {
-        self.in_doubt.store(true, Ordering::SeqCst);
+    /// Notes that a transaction with these deliveries was cut off.
+    pub(crate) fn put_in_doubt(&self, deliveries: Vec<(AggregateRef, Position)>) {
+        *self.in_doubt() = deliveries;
     }
 
-    /// Whether a transaction was cut off: only the store knows how far it has come.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.in_doubt.load(Ordering::SeqCst)
+    /// Whether what is to be saved of it speaks of deliveries whose transaction was cut off: it was known
+    /// before that.
+    pub(crate) fn is_in_doubt(&self, change: &DeliveryChange) -> bool {
+        let deliveries = self.in_doubt();
+        match change {
+            DeliveryChange::Progressed(..) => !deliveries.is_empty(),
+            DeliveryChange::Blocked(_, row) => deliveries
+                .iter()
+                .any(|(aggregate, at)| *aggregate == row.aggregate && row.from <= *at),
+            _ => false,
+        }
+    }
+
+    fn in_doubt(&self) -> std::sync::MutexGuard<'_, Vec<(AggregateRef, Position)>> {
+        let in_doubt = self.in_doubt.lock();
+        in_doubt.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Notes that a blocking handler runs past its time-out, for as long as the guard lives.

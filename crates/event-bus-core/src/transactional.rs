@@ -9,7 +9,7 @@ use std::{
 };
 
 use domain_events::{
-    Cancellation, ConfigError, EventEnvelope, HandlerContext, HandlerError, Progress,
+    AggregateRef, ConfigError, EventEnvelope, HandlerContext, HandlerError, Position, Progress,
     SubscribeError, Subscription, TransactionError, TransactionalDeliveries, TransactionalEnds,
     TransactionalWork, Work,
 };
@@ -34,15 +34,15 @@ const AFTER_FAULT: Duration = Duration::from_millis(500);
 pub(crate) struct Turn {
     _saving: OwnedMutexGuard<()>,
     subscribed: Arc<Subscribed>,
-    /// Whether the store has the deliveries, and has not said what came of them.
-    is_open: bool,
+    /// The deliveries that the store has, of which it has not said what came of them.
+    open: Vec<(AggregateRef, Position)>,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         // A stop has cut it off.
-        if self.is_open {
-            self.subscribed.put_in_doubt();
+        if !self.open.is_empty() {
+            self.subscribed.put_in_doubt(std::mem::take(&mut self.open));
         }
     }
 }
@@ -74,7 +74,6 @@ pub(crate) async fn call(
     subscribed: &Arc<Subscribed>,
     items: Vec<(Arc<EventEnvelope>, HandlerContext)>,
     counts: &[usize],
-    cancellation: &Cancellation,
 ) -> (Vec<Option<Ended>>, Option<Turn>) {
     if items.is_empty() {
         return (Vec::new(), None);
@@ -92,12 +91,12 @@ pub(crate) async fn call(
     let mut items = items.into_iter().map(work);
     let of_run = |count: &usize| items.by_ref().take(*count).collect();
     let runs = counts.iter().map(of_run).collect();
-    let (ends, turn) = make(engine, subscribed, runs, cancellation).await;
+    let (ends, turn) = make(engine, subscribed, runs).await;
     (ends, Some(turn))
 }
 
 fn fails(text: String) -> TransactionalWork {
-    Box::new(move |_| Err(HandlerError::transient(text.clone())))
+    Box::new(move |_, _| Err(HandlerError::transient(text.clone())))
 }
 
 /// Has deliveries made in one transaction, each run in its order, and waits until that is committed.
@@ -107,7 +106,6 @@ pub(crate) async fn make(
     engine: &Arc<Engine>,
     subscribed: &Arc<Subscribed>,
     runs: Vec<Vec<(Arc<EventEnvelope>, TransactionalWork)>>,
-    cancellation: &Cancellation,
 ) -> (Vec<Option<Ended>>, Turn) {
     let (Some(stores), Some(_)) = (&engine.stores, subscribed.id) else {
         // Not taken aboard without a store.
@@ -120,17 +118,17 @@ pub(crate) async fn make(
     // seen before.
     let mut is_in_doubt = false;
     loop {
-        let made = submit(engine, stores, &mut turn, &calls, cancellation).await;
+        let made = submit(engine, stores, &mut turn, &calls).await;
         let error = match made {
             Ok(ends) => {
                 engine.store_works();
-                turn.0.is_open = false;
+                turn.0.open.clear();
                 return (calls.ends(&ends), turn.0);
             }
             Err(error) => error,
         };
         if let TransactionError::Refused(fault) = &error {
-            turn.0.is_open = false;
+            turn.0.open.clear();
             if calls.is_alone() {
                 return (calls.refused(fault), turn.0);
             }
@@ -144,7 +142,7 @@ pub(crate) async fn make(
             "again.in.ms" = AFTER_FAULT.as_millis(); fault);
         is_in_doubt |= matches!(error, TransactionError::OutcomeUnknown(_));
         if !is_in_doubt {
-            turn.0.is_open = false;
+            turn.0.open.clear();
             drop(turn);
             sleep(AFTER_FAULT).await;
             turn = take_turn(engine, subscribed).await;
@@ -169,7 +167,7 @@ async fn take_turn(engine: &Engine, subscribed: &Arc<Subscribed>) -> (Turn, Prog
                 let turn = Turn {
                     _saving: saving,
                     subscribed: Arc::clone(subscribed),
-                    is_open: false,
+                    open: Vec::new(),
                 };
                 return (turn, progress);
             }
@@ -190,7 +188,6 @@ async fn submit(
     stores: &Stores,
     (turn, progress): &mut (Turn, Progress),
     calls: &Calls,
-    cancellation: &Cancellation,
 ) -> Result<TransactionalEnds, TransactionError> {
     let subscribed = Arc::clone(&turn.subscribed);
     let Some(subscription) = subscribed.id else {
@@ -208,7 +205,7 @@ async fn submit(
         }
         drop(tell.send(ends));
     };
-    turn.is_open = true;
+    turn.open = calls.places();
     let deliveries = TransactionalDeliveries {
         subscription,
         progress: progress.clone(),
@@ -222,8 +219,7 @@ async fn submit(
         match timeout(calls.limit, &mut told).await {
             Ok(Ok(ends)) => return ends,
             Ok(Err(_)) => return std::future::pending().await,
-            Err(_) if stuck.is_none() && calls.is_over_time() => {
-                cancellation.cancel();
+            Err(_) if stuck.is_none() && calls.cancel_over_time() => {
                 stuck = Some(subscribed.stuck());
                 say!(
                     warn,

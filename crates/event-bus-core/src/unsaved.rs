@@ -105,14 +105,21 @@ impl State {
         })
     }
 
-    /// Takes out what is to be said of subscriptions whose last transaction was cut off: they may have
-    /// come further by it.
+    /// Takes out what was known of deliveries before their transaction was cut off: they may be over by it.
     pub(crate) fn leave_in_doubt(&self, changes: &mut DeliveryChanges) {
         let all = self.subscribed();
-        let in_doubt: Vec<_> = all.iter().filter(|it| it.is_in_doubt()).collect();
+        // Most have no transactions.
+        let mut all = all
+            .iter()
+            .filter(|it| it.subscription.connection().is_some())
+            .peekable();
+        if all.peek().is_none() {
+            return;
+        }
+        let all: Vec<_> = all.collect();
         let is_sure = |change: &DeliveryChange| {
             let of = subscription_of(change);
-            of.is_none() || !in_doubt.iter().any(|it| it.id == of)
+            !all.iter().any(|it| it.id == of && it.is_in_doubt(change))
         };
         changes.retain(is_sure);
     }

@@ -20,7 +20,7 @@ use crate::{
     pending::PendingRow,
     rows::{FoundRows, signed},
     schema::{
-        de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format,
+        de_aggregates, de_blocked, de_dead_letters, de_event_types, de_events, de_format, de_guard,
         de_processing, de_retention, de_runs, de_started, de_subscriptions, de_waiting,
         found_events, sqlite_master, sqlite_sequence,
     },
@@ -994,6 +994,23 @@ pub(crate) fn insert_subscription(
         ))
         .returning(de_subscriptions::subscription_id)
         .get_result(conn)
+}
+
+/// Keeps the open transaction from being committed, or does so no more.
+pub(crate) fn guard(conn: &mut Conn, is_on: bool) -> QueryResult<usize> {
+    match is_on {
+        true => diesel::insert_into(de_guard::table)
+            .values(de_guard::nobody.eq(0))
+            .execute(conn),
+        false => diesel::delete(de_guard::table).execute(conn),
+    }
+}
+
+/// Forgets that a subscription was a projection.
+pub(crate) fn clear_version(conn: &mut Conn, id: i64) -> QueryResult<usize> {
+    diesel::update(de_subscriptions::table.find(id))
+        .set(de_subscriptions::version.eq(None::<i64>))
+        .execute(conn)
 }
 
 /// Notes the version of a projection's tables.

@@ -125,7 +125,13 @@ fn register(
     let projection = registration.projection.as_ref();
     let begins = projection.filter(|it| stored != Some(i64::from(it.version())));
     let row = match (known, begins) {
-        (Some(row), None) => row,
+        (Some(row), None) => {
+            // What it is given now, its tables are not.
+            if projection.is_none() && row.version.is_some() {
+                queries::clear_version(tx.conn, row.subscription_id)?;
+            }
+            row
+        }
         // It was reset, to where it is.
         (Some(row), Some(_)) if stored == Some(0) => row,
         (known, _) => match start(tx, registration, known)? {
@@ -189,6 +195,7 @@ fn begin(
     // It may read the log, and even append to it.
     tx.write_rows()?;
     let mut text = None;
+    queries::guard(tx.conn, true)?;
     let made = handlers::call(tx.conn, |conn| match projection.begin(conn) {
         Ok(()) => Kept::All,
         Err(error) => {
@@ -196,6 +203,7 @@ fn begin(
             Kept::Failed
         }
     })?;
+    queries::guard(tx.conn, false)?;
     tx.look_again()?;
     match made {
         Savepoint::Kept(Kept::All) => Ok(Ok(())),

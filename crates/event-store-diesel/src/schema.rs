@@ -77,6 +77,12 @@ table! {
 }
 
 table! {
+    de_guard (nobody) {
+        nobody -> BigInt,
+    }
+}
+
+table! {
     de_waiting (subscription_id, position) {
         subscription_id -> BigInt,
         position -> BigInt,

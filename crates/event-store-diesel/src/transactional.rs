@@ -108,11 +108,13 @@ impl TransactionRequest {
         let open = positions::encode(unfinished).filter(|_| unfinished.last() <= Some(through));
         open.ok_or(NO_SENSE)?;
         let stored = Stored::read(tx, id)?;
+        queries::guard(tx.conn, true)?;
         let mut over = Vec::new();
         let mut runs = Vec::with_capacity(self.deliveries.runs.len());
         for run in &mut self.deliveries.runs {
             runs.push(make_run(tx, &stored, run, &self.enders, &mut over)?);
         }
+        queries::guard(tx.conn, false)?;
         over.sort_unstable();
         let is_open = |position: &&Position| over.binary_search(position).is_err();
         let open: Vec<Position> = unfinished.iter().filter(is_open).copied().collect();

@@ -8,8 +8,8 @@ use std::{
 };
 
 use domain_events::{
-    EventEnvelope, InTransaction, Kept, StoreError, TransactionalDelivery, TransactionalEnd,
-    TransactionalEnds, TransactionalWork,
+    AggregateRef, CallAgain, Cancellation, EventEnvelope, InTransaction, Kept, Position,
+    StoreError, TransactionalDelivery, TransactionalEnd, TransactionalEnds, TransactionalWork,
 };
 
 use crate::{
@@ -25,12 +25,14 @@ const ENDED: &str = "the transaction that it was in was ended, and all that it h
 /// The calls of a transaction's handlers, which may be made in several transactions.
 pub(super) struct Calls {
     pub(super) limit: Duration,
-    /// When the handler that runs was called.
-    clock: Arc<Mutex<Option<Instant>>>,
+    /// When the handler that runs was called, and whether it is given up.
+    clock: Clock,
     runs: Vec<Vec<Call>>,
     /// Whether only the first is to be made, and the others later.
     pub(super) only_first: bool,
 }
+
+type Clock = Arc<Mutex<Option<(Instant, Cancellation)>>>;
 
 /// One delivery, with the last end of its handler.
 struct Call {
@@ -96,9 +98,23 @@ impl Calls {
         [Some(first)].into_iter().chain(later).collect()
     }
 
-    /// Whether a handler runs past its time-out at this moment.
-    pub(super) fn is_over_time(&self) -> bool {
-        lock(&self.clock).is_some_and(|began| began.elapsed() > self.limit)
+    /// The deliveries that are made, by aggregate and position.
+    pub(super) fn places(&self) -> Vec<(AggregateRef, Position)> {
+        let place = |call: &Call| {
+            let aggregate = call.envelope.aggregate().clone();
+            Some((aggregate, call.envelope.position()?))
+        };
+        self.runs.iter().flatten().filter_map(place).collect()
+    }
+
+    /// Tells a handler that runs past its time-out at this moment. Returns whether one does.
+    pub(super) fn cancel_over_time(&self) -> bool {
+        let clock = lock(&self.clock);
+        let late = clock
+            .as_ref()
+            .filter(|(began, _)| began.elapsed() > self.limit);
+        late.inspect(|(_, cancellation)| cancellation.cancel())
+            .is_some()
     }
 
     /// The end of each delivery, `None` for those that were not made.
@@ -112,14 +128,20 @@ impl Calls {
 
 impl Call {
     /// What the store is to call, each time that it makes the delivery.
-    fn work(&self, limit: Duration, clock: &Arc<Mutex<Option<Instant>>>) -> InTransaction {
+    fn work(&self, limit: Duration, clock: &Clock) -> InTransaction {
         let (bus, clock) = (self.bus, Arc::clone(clock));
         let (work, end) = (Arc::clone(&self.work), Arc::clone(&self.end));
         Box::new(move |conn| {
-            let began = Instant::now();
-            *lock(&clock) = Some(began);
-            let ended =
-                inside::transaction(|| guarded::call(bus, || Ended::from(lock(&work)(conn))));
+            // Of its own: those that share its transaction are not given up with it.
+            let (began, cancellation) = (Instant::now(), Cancellation::default());
+            *lock(&clock) = Some((began, cancellation.clone()));
+            let again = CallAgain {
+                deadline: began.checked_add(limit),
+                cancellation,
+            };
+            let ended = inside::transaction(|| {
+                guarded::call(bus, || Ended::from(lock(&work)(conn, again)))
+            });
             *lock(&clock) = None;
             let ended = match ended {
                 _ if began.elapsed() > limit => Ended::failed(Fault::OverTime.text(limit)),

@@ -217,7 +217,9 @@ async fn r7_a_handler_that_ends_the_transaction_has_failed_and_the_group_is_made
     for (end, in_memory) in [
         ("ROLLBACK", false),
         ("ROLLBACK; BEGIN", false),
+        ("COMMIT", false),
         ("ROLLBACK", true),
+        ("COMMIT", true),
     ] {
         let place = Place::new();
         let answer = move |event: &Counted, conn: &mut SqliteConnection, cx: &HandlerContext| {
@@ -648,9 +650,14 @@ async fn r7_a_stop_that_cuts_a_transaction_off_does_not_undo_its_progress() {
     let bus = store.bus(writes("sells", |_, _, _| Ok(()))).await;
     bus.publish(counted("a", 0)).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
+    let journal = Journal::default();
+    bus.subscribe(handles("s", &journal)).await.unwrap();
+    soon(bus.wait_idle()).await.unwrap();
     store.hold.store(true, SeqCst);
     bus.publish(counted("a", 1)).await.unwrap();
     soon(store.was_held.notified()).await;
+    // What others have finished waits for its turn to be saved.
+    tokio::time::sleep(Duration::from_millis(20)).await;
     let report = soon(bus.stop(Duration::ZERO)).await.unwrap();
     assert_eq!(report.cut_off, 1);
     drop(bus);
@@ -685,6 +692,89 @@ async fn r7_no_save_of_others_undoes_the_progress_of_a_transaction() {
     let run = place.run([writes("sells", |_, _, _| Ok(()))]).await;
     run.idle().await;
     assert_eq!(numbers_of(&place.rows(), "a"), [0, 1]);
+    run.stop().await;
+}
+
+/// What was asked for meanwhile is saved all the same.
+#[tokio::test]
+async fn r1_a_pause_is_kept_by_a_stop_that_cuts_a_transaction_off() {
+    let place = Place::new();
+    let store = Doubtful::new(&place.file);
+    let bus = Arc::new(store.bus(writes("sells", |_, _, _| Ok(()))).await);
+    store.hold.store(true, SeqCst);
+    bus.publish(counted("a", 0)).await.unwrap();
+    soon(store.was_held.notified()).await;
+    let pausing = Arc::clone(&bus);
+    let pausing = tokio::spawn(async move { pausing.pause("sells").await });
+    while bus.statistics().of("sells").unwrap().paused.is_none() {
+        tokio::task::yield_now().await;
+    }
+    soon(bus.stop(Duration::ZERO)).await.unwrap();
+    assert!(soon(pausing).await.unwrap());
+    drop(bus);
+    store.inner.close().await;
+    drop(store);
+
+    let run = place.run([writes("sells", |_, _, _| Ok(()))]).await;
+    let stored = run.bus.stored_subscriptions().await.unwrap();
+    assert!(stored[0].paused.is_some());
+    assert!(run.bus.resume("sells").await);
+    run.idle().await;
+    assert_eq!(numbers_of(&place.rows(), "a"), [0]);
+    run.stop().await;
+}
+
+/// Those that share its transaction are neither given up with it, nor out of time.
+#[tokio::test]
+async fn f1_r7_who_takes_too_long_is_the_only_one_that_is_told() {
+    let place = Place::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tells = Arc::clone(&told);
+    let answer = move |event: &Counted, _: &mut SqliteConnection, cx: &HandlerContext| {
+        if event.counter == "b" && cx.attempt() == 1 {
+            while !cx.cancellation().is_cancelled() {
+                std::thread::yield_now();
+            }
+            return Ok(());
+        }
+        let is_late = cx
+            .deadline()
+            .is_some_and(|it| it < std::time::Instant::now());
+        tells
+            .lock()
+            .unwrap()
+            .push(cx.cancellation().is_cancelled() || is_late);
+        Ok(())
+    };
+    let run = place.run([]).await;
+    for counter in ["a", "b", "c", "d"] {
+        publish(&run, counter, 0..1).await;
+    }
+    run.stop().await;
+    let sells = writes("sells", answer).timeout(Duration::from_millis(30));
+    let run = place.run([sells]).await;
+    run.idle().await;
+    assert_eq!(*told.lock().unwrap(), [false; 4]);
+    assert_eq!(place.rows().len(), 4);
+    assert_eq!(run.bus.statistics().of("sells").unwrap().failed_attempts, 1);
+    run.stop().await;
+}
+
+/// What it is given as another kind of subscription is not in its tables.
+#[tokio::test]
+async fn r7_a_projection_that_was_none_for_a_while_begins_anew() {
+    let (place, journal) = (Place::new(), Journal::default());
+    let run = place.run([first()]).await;
+    publish(&run, "a", 0..5).await;
+    run.idle().await;
+    run.stop().await;
+    let run = place.run([handles("totals", &journal)]).await;
+    publish(&run, "a", 5..10).await;
+    run.idle().await;
+    run.stop().await;
+    let run = place.run([first()]).await;
+    run.idle().await;
+    assert_eq!(total(&place, "a"), (0..10).sum::<i64>());
     run.stop().await;
 }
 
