@@ -177,6 +177,20 @@ impl ProjectionStart {
         self.version
     }
 
+    /// The same, called by `around`; for buses.
+    #[must_use]
+    pub fn around(
+        self,
+        around: impl Fn(&mut dyn FnMut() -> Result<(), HandlerError>) -> Result<(), HandlerError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        let Self { version, begin } = self;
+        let begin = move |conn: &mut dyn Any| around(&mut || begin(conn));
+        Self::new(version, Arc::new(begin))
+    }
+
     /// Makes its tables anew, with the connection that a store supplies. Runs the user's code.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::{
 };
 
 use domain_events::{
-    AggregateRef, Position, Registration, RunState, StartError, StoreError, SubscribeError,
-    Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
+    AggregateRef, HandlerError, Position, Registration, RunState, StartError, StoreError,
+    SubscribeError, Subscription, SubscriptionId, SubscriptionState, WaitingDelivery,
 };
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ use crate::{
     claims::Claim,
     cursor::Cursor,
     engine::{Engine, Stores, discard},
-    lifecycle,
+    inside, lifecycle,
     pipeline::PipelineId,
     starts::Started,
     state::State,
@@ -41,7 +41,8 @@ pub(crate) async fn begin(
         });
         return Ok(());
     };
-    let registrations = subscriptions.iter().map(registration).collect();
+    let registrations = subscriptions.iter().map(|it| registration(engine, it));
+    let registrations = registrations.collect();
     let begun = stores.deliveries.begin_run(registrations).await;
     let run = begun.map_err(StartError::Store)?;
     engine.step(|state, after| state.recover(engine, subscriptions, run, after));
@@ -86,7 +87,7 @@ pub(crate) async fn register(
     subscription: Subscription,
     claim: Option<Claim>,
 ) -> Result<(), SubscribeError> {
-    let wanted = registration(&subscription);
+    let wanted = registration(engine, &subscription);
     let mut subscription = Some(subscription);
     engine.step(|state, _| state.may_join(subscription.as_ref()))?;
     let (tell, told) = oneshot::channel();
@@ -119,12 +120,17 @@ fn serve(engine: &Arc<Engine>, pipeline: Option<PipelineId>) {
     }
 }
 
-fn registration(subscription: &Subscription) -> Registration {
+fn registration(engine: &Engine, subscription: &Subscription) -> Registration {
+    let bus = engine.id;
+    let begins = move |begin: &mut dyn FnMut() -> Result<(), HandlerError>| {
+        inside::transaction(bus, || inside::enter(bus, begin))
+    };
+    let projection = subscription.projection_start().cloned();
     Registration {
         name: Arc::clone(subscription.name()),
         former_names: subscription.former_names().to_vec(),
         start_from: subscription.start(),
-        projection: subscription.projection_start().cloned(),
+        projection: projection.map(|it| it.around(begins)),
     }
 }
 

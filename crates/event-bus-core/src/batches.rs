@@ -199,9 +199,11 @@ async fn attempt(
     };
     let of_run = |(run, early): (&&mut Run, Vec<_>)| {
         let both = run.records.iter().zip(early);
-        // What was not made, as one before it has failed, is left to come again.
-        both.filter_map(|(record, early)| made(record, early))
-            .collect()
+        // Behind what was not made nothing of the run is over: it is left to come again.
+        let mut attempts: Vec<_> = both.map(|(record, early)| made(record, early)).collect();
+        let count = attempts.iter().take_while(|made| made.is_some()).count();
+        attempts.truncate(count);
+        attempts.into_iter().flatten().collect()
     };
     let made = runs.iter().zip(early).map(of_run).collect();
     (made, turn)

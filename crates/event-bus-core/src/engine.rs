@@ -251,7 +251,7 @@ impl Engine {
     /// Waits until a condition holds, asked whenever the bus may have become quiet; not in a transaction of
     /// the store, where it would never come.
     pub(crate) async fn until_quiet(&self, holds: impl Fn(&State) -> bool) {
-        while !inside::is_in_transaction() {
+        while !inside::is_in_transaction(self.id) {
             let mut quiet = std::pin::pin!(self.quiet.notified());
             // Register before looking, so that a change in between is not missed.
             quiet.as_mut().enable();

@@ -21,20 +21,25 @@ crate::sync::thread_local! {
 }
 
 thread_local! {
-    static IN_TRANSACTION: Cell<bool> = const { Cell::new(false) };
+    static IN_TRANSACTION: Cell<Option<BusId>> = const { Cell::new(None) };
 }
 
-/// Runs `code`, which catches panics, as part of a transaction of a store.
-pub(crate) fn transaction<T>(code: impl FnOnce() -> T) -> T {
-    let before = IN_TRANSACTION.replace(true);
-    let result = code();
-    IN_TRANSACTION.set(before);
-    result
+/// Runs `code` as part of a transaction of the store of `bus`.
+pub(crate) fn transaction<T>(bus: BusId, code: impl FnOnce() -> T) -> T {
+    struct Restore(Option<BusId>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IN_TRANSACTION.set(self.0);
+        }
+    }
+    let _restore = Restore(IN_TRANSACTION.replace(Some(bus)));
+    code()
 }
 
-/// Whether the present code runs in a transaction of a store, for whose end everybody else waits.
-pub(crate) fn is_in_transaction() -> bool {
-    IN_TRANSACTION.get()
+/// Whether the present code runs in a transaction of the store of `bus`, for whose end everybody else
+/// waits.
+pub(crate) fn is_in_transaction(bus: BusId) -> bool {
+    IN_TRANSACTION.get() == Some(bus)
 }
 
 /// Runs `poll` as part of a handler of `bus`.

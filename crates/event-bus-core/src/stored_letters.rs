@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use domain_events::{
     DeadLetter, DeadLetterGroup, DeadLetterQuery, DeliveryChange, EventEnvelope, LetterError,
-    StoreError, Timestamp, WaitingDelivery,
+    StoreError, StoreErrorKind, Timestamp, WaitingDelivery,
 };
+use tokio::sync::MutexGuard;
 
 use crate::{
     after::After,
     engine::{Engine, Stores},
+    inside,
     lifecycle::Phase,
     progress,
     settling::Settled,
@@ -42,13 +44,23 @@ pub(crate) async fn groups(
     stores.deliveries.dead_letter_groups(query).await
 }
 
+/// Waits until nobody else settles letters; whoever does may wait for the transaction that the call comes
+/// from.
+async fn alone(engine: &Engine) -> Result<MutexGuard<'_, ()>, LetterError> {
+    if inside::is_in_transaction(engine.id) {
+        let what = "no letter is settled inside a transactional handler";
+        return Err(StoreError::new(StoreErrorKind::InsideTransaction, what).into());
+    }
+    Ok(engine.letters.lock().await)
+}
+
 /// Has all dead letters delivered again that `query` means, oldest first, or none. Returns how many.
 pub(crate) async fn replay_all(
     engine: &Engine,
     stores: &Stores,
     query: &DeadLetterQuery,
 ) -> Result<usize, LetterError> {
-    let _alone = engine.letters.lock().await;
+    let _alone = alone(engine).await?;
     let query = until_now(query);
     for group in groups(engine, stores, &query).await? {
         engine.look(|state| state.who_replays(&group.subscription).map(drop))?;
@@ -64,7 +76,7 @@ pub(crate) async fn discard_all(
     query: &DeadLetterQuery,
     reason: &str,
 ) -> Result<usize, LetterError> {
-    let _alone = engine.letters.lock().await;
+    let _alone = alone(engine).await?;
     let discard = |state: &mut State, letter, after: &mut After| {
         state.discard_from_log(letter, reason, after);
         Ok(())

@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::calls::Calls;
+use self::calls::{Calls, Made};
 use crate::{
     attempt::Ended,
     engine::{Engine, Stores},
@@ -132,8 +132,12 @@ pub(crate) async fn make(
             if calls.is_alone() {
                 return (calls.refused(fault), turn.0);
             }
-            // Whose writing it was shows once each is made alone.
-            calls.only_first = true;
+            calls.made = match is_in_doubt {
+                // Whose writing it was shows once each is made alone.
+                false => Made::First,
+                // What an earlier try may have made comes first.
+                true => Made::Nothing,
+            };
             continue;
         }
         let fault = error.store_error();
@@ -219,7 +223,7 @@ async fn submit(
         match timeout(calls.limit, &mut told).await {
             Ok(Ok(ends)) => return ends,
             Ok(Err(_)) => return std::future::pending().await,
-            Err(_) if stuck.is_none() && calls.cancel_over_time() => {
+            Err(_) if calls.cancel_over_time() && stuck.is_none() => {
                 stuck = Some(subscribed.stuck());
                 say!(
                     warn,

@@ -39,6 +39,10 @@ impl RunRequest {
 }
 
 impl Request for RunRequest {
+    fn runs_handlers(&self) -> bool {
+        self.registrations.iter().any(|it| it.projection.is_some())
+    }
+
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
         self.state = Some(tx.unless_refused(|tx| self.begin(tx))?);
         Ok(())
@@ -102,14 +106,26 @@ impl RegistrationRequest {
 }
 
 impl Request for RegistrationRequest {
+    fn runs_handlers(&self) -> bool {
+        self.registration.projection.is_some()
+    }
+
     fn apply(&mut self, tx: &mut Transaction<'_>) -> QueryResult<()> {
         self.state = Some(tx.unless_refused(|tx| register(tx, &self.registration))?);
         Ok(())
     }
 
     fn answer(self: Box<Self>, end: Result<(), Fault>) {
+        let begins = self.runs_handlers();
         let Self { state, done, .. } = *self;
-        let end = end.map_err(Fault::into_error);
+        let end = end.map_err(|fault| match fault {
+            Fault::Refused(error) if begins => not_begun(Some(error.to_string())),
+            // It has ended the transaction itself.
+            Fault::NotCommitted(error) if begins && error.kind() == StoreErrorKind::Other => {
+                not_begun(Some(error.to_string()))
+            }
+            fault => fault.into_error(),
+        });
         done(end.and_then(|()| state.unwrap_or_else(|| Err(failure::closed()))));
     }
 }

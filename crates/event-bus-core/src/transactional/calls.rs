@@ -3,7 +3,10 @@
 
 use std::{
     error::Error,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,11 +31,27 @@ pub(super) struct Calls {
     /// When the handler that runs was called, and whether it is given up.
     clock: Clock,
     runs: Vec<Vec<Call>>,
-    /// Whether only the first is to be made, and the others later.
-    pub(super) only_first: bool,
+    pub(super) made: Made,
 }
 
-type Clock = Arc<Mutex<Option<(Instant, Cancellation)>>>;
+/// Which handler runs, and whether those that are called from now on are given up.
+#[derive(Default)]
+struct Watch {
+    running: Mutex<Option<(Instant, Cancellation)>>,
+    is_given_up: AtomicBool,
+}
+
+type Clock = Arc<Watch>;
+
+/// Which of the deliveries are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    All,
+    /// The first, and the others later.
+    First,
+    /// None: it is only to be known which are over.
+    Nothing,
+}
 
 /// One delivery, with the last end of its handler.
 struct Call {
@@ -61,7 +80,7 @@ impl Calls {
             runs: runs
                 .map(|run| run.into_iter().map(call).collect())
                 .collect(),
-            only_first: false,
+            made: Made::All,
         }
     }
 
@@ -73,11 +92,14 @@ impl Calls {
                 position: recorded.position,
                 aggregate: call.envelope.aggregate().clone(),
                 version: recorded.version,
-                work: call.work(self.limit, &self.clock),
+                work: match self.made {
+                    Made::Nothing => Box::new(|_| Kept::Failed),
+                    _ => call.work(self.limit, &self.clock),
+                },
             })
         };
         let runs = self.runs.iter().map(|run| run.iter());
-        if self.only_first {
+        if self.made == Made::First {
             let first = runs.flatten().next();
             return vec![first.and_then(delivery).into_iter().collect()];
         }
@@ -86,7 +108,7 @@ impl Calls {
 
     /// Whether a single delivery is made.
     pub(super) fn is_alone(&self) -> bool {
-        self.only_first || self.runs.iter().flatten().count() == 1
+        self.made == Made::First || self.runs.iter().flatten().count() == 1
     }
 
     /// The ends where the commit has refused what the only delivery has written.
@@ -109,8 +131,8 @@ impl Calls {
 
     /// Tells a handler that runs past its time-out at this moment. Returns whether one does.
     pub(super) fn cancel_over_time(&self) -> bool {
-        let clock = lock(&self.clock);
-        let late = clock
+        let running = lock(&self.clock.running);
+        let late = running
             .as_ref()
             .filter(|(began, _)| began.elapsed() > self.limit);
         late.inspect(|(_, cancellation)| cancellation.cancel())
@@ -121,8 +143,22 @@ impl Calls {
     pub(super) fn ends(&self, ends: &TransactionalEnds) -> Vec<Option<Ended>> {
         let mut ends = ends.runs.iter().flatten();
         // What was left for later has none.
-        let ended = |call: &Call| ends.next().and_then(|end| call.ended(*end));
+        let ended = |call: &Call| {
+            let end = *ends.next()?;
+            let is_known = self.made != Made::Nothing || end == TransactionalEnd::OverBefore;
+            is_known.then(|| call.ended(end)).flatten()
+        };
         self.runs.iter().flatten().map(ended).collect()
+    }
+}
+
+/// Whoever waits for them has gone: the bus is stopped, and a handler that asks is told so.
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.clock.is_given_up.store(true, Ordering::SeqCst);
+        if let Some((_, cancellation)) = &*lock(&self.clock.running) {
+            cancellation.cancel();
+        }
     }
 }
 
@@ -134,15 +170,18 @@ impl Call {
         Box::new(move |conn| {
             // Of its own: those that share its transaction are not given up with it.
             let (began, cancellation) = (Instant::now(), Cancellation::default());
-            *lock(&clock) = Some((began, cancellation.clone()));
+            *lock(&clock.running) = Some((began, cancellation.clone()));
+            if clock.is_given_up.load(Ordering::SeqCst) {
+                cancellation.cancel();
+            }
             let again = CallAgain {
                 deadline: began.checked_add(limit),
                 cancellation,
             };
-            let ended = inside::transaction(|| {
+            let ended = inside::transaction(bus, || {
                 guarded::call(bus, || Ended::from(lock(&work)(conn, again)))
             });
-            *lock(&clock) = None;
+            *lock(&clock.running) = None;
             let ended = match ended {
                 _ if began.elapsed() > limit => Ended::failed(Fault::OverTime.text(limit)),
                 Ok(ended) => ended,

@@ -282,16 +282,17 @@ async fn r7_what_the_commit_refuses_is_a_failed_attempt_and_takes_nobody_along()
         run.bus.publish(event).await.unwrap();
     }
     run.stop().await;
-    let run = place
-        .run([writes("sells", answer), handles("s", &journal)])
-        .await;
+    let wanted = |event: &Counted| ![4, 12, 13].contains(&event.number);
+    let sells = writes("sells", answer).filter(wanted);
+    let run = place.run([sells, handles("s", &journal)]).await;
     for number in 20..30 {
         run.bus.publish(counted("c0", number)).await.unwrap();
     }
     run.idle().await;
     let mut all: Vec<i64> = place.rows().iter().map(|row| row.1).collect();
     all.sort_unstable();
-    assert_eq!(all, (0..30).filter(|it| *it != 7).collect::<Vec<_>>());
+    let expected = (0..30).filter(|it| ![4, 7, 12, 13].contains(it));
+    assert_eq!(all, expected.collect::<Vec<_>>());
     assert_eq!(journal.take().len(), 30);
     let letters = run.bus.dead_letters(&DeadLetterQuery::all(), 10).await;
     let letters = letters.unwrap();
@@ -459,7 +460,7 @@ async fn r7_it_publishes_by_append_in_and_the_bus_refuses() {
             assert!(block_on(bus.reset("s", StartFrom::Now)).is_err());
             assert!(!block_on(bus.unsubscribe("nobody")));
             block_on(bus.unsubscribe("goes"));
-            block_on(bus.discard_all(&DeadLetterQuery::all(), "of no use")).ok();
+            assert!(block_on(bus.discard_all(&DeadLetterQuery::all(), "of no use")).is_err());
             block_on(bus.processing_log(None, 1)).ok();
         }
         append_in(conn, [cx.caused(counted("b", event.number))])?;
@@ -731,7 +732,7 @@ async fn f1_r7_who_takes_too_long_is_the_only_one_that_is_told() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let tells = Arc::clone(&told);
     let answer = move |event: &Counted, _: &mut SqliteConnection, cx: &HandlerContext| {
-        if event.counter == "b" && cx.attempt() == 1 {
+        if (event.counter == "b" || event.counter == "c") && cx.attempt() == 1 {
             while !cx.cancellation().is_cancelled() {
                 std::thread::yield_now();
             }
@@ -756,7 +757,37 @@ async fn f1_r7_who_takes_too_long_is_the_only_one_that_is_told() {
     run.idle().await;
     assert_eq!(*told.lock().unwrap(), [false; 4]);
     assert_eq!(place.rows().len(), 4);
-    assert_eq!(run.bus.statistics().of("sells").unwrap().failed_attempts, 1);
+    assert_eq!(run.bus.statistics().of("sells").unwrap().failed_attempts, 2);
+    run.stop().await;
+}
+
+/// One that asks whether it is given up is told of a stop, and so are those behind it.
+#[tokio::test]
+async fn l2_r7_a_stop_tells_the_handlers_of_a_transaction_that_it_cuts_off() {
+    let place = Place::new();
+    let began = Arc::new(tokio::sync::Notify::new());
+    let begins = Arc::clone(&began);
+    let answer = move |_: &Counted, _: &mut SqliteConnection, cx: &HandlerContext| {
+        begins.notify_one();
+        while !cx.cancellation().is_cancelled() {
+            std::thread::yield_now();
+        }
+        Ok(())
+    };
+    let run = place.run([]).await;
+    for counter in ["a", "b", "c"] {
+        publish(&run, counter, 0..1).await;
+    }
+    run.stop().await;
+    let run = place.run([writes("sells", answer)]).await;
+    soon(began.notified()).await;
+    let report = soon(run.bus.stop(Duration::ZERO)).await.unwrap();
+    assert_eq!(report.cut_off, 1);
+    soon(run.store.close()).await;
+    assert_eq!(place.rows().len(), 3, "they have come to their end");
+    let run = place.run([writes("sells", |_, _, _| Ok(()))]).await;
+    run.idle().await;
+    assert_eq!(place.rows().len(), 3);
     run.stop().await;
 }
 
@@ -1091,11 +1122,13 @@ async fn r7_a_start_that_is_refused_leaves_no_gap_in_the_log() {
 
 #[tokio::test]
 async fn d8_r7_a_projection_that_does_not_begin_again_is_gone_and_can_come_back() {
-    struct Sometimes(Arc<AtomicBool>);
+    struct Sometimes(Arc<AtomicUsize>);
     impl Projection<SqliteConnection> for Sometimes {
         fn begin(&self, conn: &mut SqliteConnection) -> Result<(), HandlerError> {
-            if self.0.load(SeqCst) {
-                return Err(HandlerError::permanent("not now"));
+            match self.0.load(SeqCst) {
+                1 => return Err(HandlerError::permanent("not now")),
+                2 => conn.batch_execute("ROLLBACK")?,
+                _ => {}
             }
             conn.batch_execute("DELETE FROM sold")?;
             Ok(())
@@ -1110,18 +1143,21 @@ async fn d8_r7_a_projection_that_does_not_begin_again_is_gone_and_can_come_back(
             write(conn, &*event.typed::<Counted>()?)
         }
     }
-    let (place, fails) = (Place::new(), Arc::new(AtomicBool::new(false)));
+    let (place, fails) = (Place::new(), Arc::new(AtomicUsize::new(0)));
     let sum = || Subscription::projection("sum", Sometimes(Arc::clone(&fails)));
     let run = place.run([sum()]).await;
     publish(&run, "a", 0..3).await;
     run.idle().await;
-    fails.store(true, SeqCst);
+    fails.store(2, SeqCst);
     let reset = soon(run.bus.reset("sum", StartFrom::Beginning)).await;
     assert!(matches!(reset, Err(PlaceError::Subscribe(_))), "{reset:?}");
+    fails.store(1, SeqCst);
+    run.bus.subscribe(sum()).await.unwrap_err();
     publish(&run, "a", 3..4).await;
     run.idle().await;
-    assert_eq!(numbers_of(&place.rows(), "a"), [0, 1, 2], "as it was");
-    fails.store(false, SeqCst);
+    let rows = place.rows();
+    assert!(rows.is_empty() || numbers_of(&rows, "a") == [0, 1, 2]);
+    fails.store(0, SeqCst);
     run.bus.subscribe(sum()).await.unwrap();
     run.idle().await;
     assert_eq!(numbers_of(&place.rows(), "a"), [0, 1, 2, 3]);
