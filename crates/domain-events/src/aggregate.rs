@@ -111,7 +111,7 @@ impl RaisedEvents {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         collections::BTreeMap,
         sync::{Mutex, Once},
@@ -123,7 +123,7 @@ mod tests {
     use crate::{DomainEvent, UnitOfWork};
 
     #[derive(serde::Serialize, serde::Deserialize)]
-    struct Rung(u64);
+    pub(crate) struct Rung(pub(crate) u64);
 
     impl DomainEvent for Rung {
         const EVENT_TYPE: &'static str = "test.rung";

@@ -111,19 +111,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{DomainEvent, EventId};
-
-    #[derive(serde::Serialize, serde::Deserialize)]
-    struct Rung(u64);
-
-    impl DomainEvent for Rung {
-        const EVENT_TYPE: &'static str = "test.rung";
-        const AGGREGATE_TYPE: &'static str = "bell";
-
-        fn aggregate_id(&self) -> std::borrow::Cow<'_, str> {
-            "b".into()
-        }
-    }
+    use crate::{EventId, aggregate::tests::Rung};
 
     /// Writes down the ids of every call, and refuses where it is to.
     #[derive(Default)]

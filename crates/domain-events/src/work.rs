@@ -31,7 +31,7 @@ impl fmt::Debug for Work {
 
 /// A handler's work in a transaction, given the connection of the store.
 pub type TransactionalWork =
-    Box<dyn FnMut(&mut dyn Any, CallAgain) -> Result<(), HandlerError> + Send>;
+    Arc<dyn Fn(&mut dyn Any, CallAgain) -> Result<(), HandlerError> + Send + Sync>;
 
 /// What is known of a call that is made in a transaction, and not of another one of the same attempt.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl Erased {
                 let cx = cx.again(call);
                 handler(&envelope, transactional::connection(conn)?, &cx)
             };
-            Work::Transactional(Box::new(work))
+            Work::Transactional(Arc::new(work))
         })
     }
 

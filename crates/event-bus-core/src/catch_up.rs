@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     after::After,
-    engine::{Engine, Stores},
+    engine::{AFTER_FAULT, Engine, Stores},
     pipeline::PipelineId,
     say::say,
     state::State,
@@ -22,9 +22,6 @@ use crate::{
 
 /// How many events are read at a time.
 const PAGE: usize = 512;
-
-/// How long after a fault of the store its next use is tried.
-const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// Reads the log whenever the pipeline is behind it, for as long as there is the pipeline.
 pub(crate) async fn run(engine: Arc<Engine>, stores: Stores, pipeline: PipelineId) {

@@ -4,6 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
     task::Waker,
+    time::Duration,
 };
 
 use domain_events::{DeliveryStore, EventEnvelope, EventStore, StoreErrorKind, StoreTrouble};
@@ -25,6 +26,9 @@ use crate::{
     sync::{AtomicBool, AtomicUsize, Mutex, lock},
     timers::Timers,
 };
+
+/// How long after a fault of the store its next use is tried.
+pub(crate) const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// The two ports of a store.
 #[derive(Clone)]

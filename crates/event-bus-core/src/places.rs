@@ -1,6 +1,6 @@
 //! Where subscriptions are in the log, changed by whoever operates them: begun anew, forgotten (D8).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use domain_events::{
     DeliveryChange, PlaceError, Pruned, Retention, StartFrom, StoreError, StoreErrorKind,
@@ -11,16 +11,13 @@ use tokio::time::timeout;
 use crate::{
     aboard, ashore,
     claims::Claim,
-    engine::{Engine, Stores},
+    engine::{AFTER_FAULT, Engine, Stores},
     inside,
     lifecycle::Phase,
     progress,
     say::say,
     state::State,
 };
-
-/// How long after a fault of the store its next use is tried.
-const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// Has a subscription begin anew at another place.
 pub(crate) async fn reset(

@@ -1,9 +1,6 @@
 //! Saving how far everyone has come, together with whatever deviates from success (R1, R2).
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use domain_events::{DeliveryChange, DeliveryChanges, StoreError, StoreErrorKind};
 use tokio::{
@@ -12,15 +9,12 @@ use tokio::{
 };
 
 use crate::{
-    engine::{Engine, Stores},
+    engine::{AFTER_FAULT, Engine, Stores},
     lifecycle::Phase,
     say::say,
     state::State,
     timers::Due,
 };
-
-/// How long after a fault of the store the save is tried again.
-const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// What is to be committed together; kept until it is.
 #[derive(Default)]

@@ -3,10 +3,7 @@
 
 mod calls;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use domain_events::{
     AggregateRef, ConfigError, EventEnvelope, HandlerContext, HandlerError, Position, Progress,
@@ -21,14 +18,11 @@ use tokio::{
 use self::calls::{Calls, Made};
 use crate::{
     attempt::Ended,
-    engine::{Engine, Stores},
+    engine::{AFTER_FAULT, Engine, Stores},
     guarded, progress,
     say::say,
     subscribed::Subscribed,
 };
-
-/// How long after a fault of the store its next use is tried.
-const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// Nobody else saves, from the look at what is to be saved until what came of it was acted on.
 pub(crate) struct Turn {
@@ -96,7 +90,7 @@ pub(crate) async fn call(
 }
 
 fn fails(text: String) -> TransactionalWork {
-    Box::new(move |_, _| Err(HandlerError::transient(text.clone())))
+    Arc::new(move |_, _| Err(HandlerError::transient(text.clone())))
 }
 
 /// Has deliveries made in one transaction, each run in its order, and waits until that is committed.
@@ -163,11 +157,11 @@ async fn take_turn(engine: &Engine, subscribed: &Arc<Subscribed>) -> (Turn, Prog
         let saving = Arc::clone(&engine.saving).lock_owned().await;
         let looked = engine.step(|state, after| {
             let progress = state.progress_in_transaction(subscribed);
-            after.saver |= progress.is_err();
+            after.saver |= matches!(progress, Some(Err(_)));
             progress
         });
         match looked {
-            Ok(progress) => {
+            Some(Ok(progress)) => {
                 let turn = Turn {
                     _saving: saving,
                     subscribed: Arc::clone(subscribed),
@@ -175,13 +169,14 @@ async fn take_turn(engine: &Engine, subscribed: &Arc<Subscribed>) -> (Turn, Prog
                 };
                 return (turn, progress);
             }
-            Err(save) => {
+            Some(Err(save)) => {
                 drop(saving);
                 if !progress::committed(engine, save).await {
                     // The bus has stopped, and this task ends with it.
                     std::future::pending::<()>().await;
                 }
             }
+            None => std::future::pending().await,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain_events::{DeliveryChange, DeliveryChanges, Progress, SubscriptionId};
 
-use crate::{state::State, subscribed::Subscribed, timers::Due};
+use crate::{ashore::Leaving, state::State, subscribed::Subscribed, timers::Due};
 
 /// Changes of the delivery state since the last save was taken.
 #[derive(Default)]
@@ -74,49 +74,51 @@ impl Unsaved {
 }
 
 impl State {
-    /// The last progress of whoever has deliveries made in a transaction of the store, which nobody else
-    /// saves meanwhile; an error is the save that has to be committed before.
+    /// How far a subscription has come that has deliveries made in a transaction of the store, where nobody
+    /// else saves meanwhile; an error is the save that has to be committed before. `None` where it has
+    /// gone.
     pub(crate) fn progress_in_transaction(
         &self,
         subscribed: &Arc<Subscribed>,
-    ) -> Result<Progress, u64> {
+    ) -> Option<Result<Progress, u64>> {
         let unsaved = &self.unsaved;
         let is_own = |change: &DeliveryChange| subscription_of(change) == subscribed.id;
         // What a row stands for is not in the progress any more.
         if unsaved.changes.iter().any(is_own) {
-            return Err(unsaved.next_save());
+            return Some(Err(unsaved.next_save()));
         }
         // A save that has failed is made again.
         if unsaved.in_commit {
-            return Err(unsaved.taken);
+            return Some(Err(unsaved.taken));
         }
-        Ok(self.progress_of(subscribed).unwrap_or_default())
+        self.progress_of(subscribed).map(Ok)
     }
 
+    /// How far a subscription has come that has a pipeline of its own.
     fn progress_of(&self, subscribed: &Arc<Subscribed>) -> Option<Progress> {
-        let leaving = self.leaving.iter().filter_map(|it| it.progress());
-        let members = self.pipeline_members().flat_map(|(pipeline, members)| {
-            let cursor = pipeline.cursor.as_ref();
-            cursor.map_or_else(Vec::new, |it| it.progress(&members, &pipeline.mailboxes))
-        });
-        leaving.chain(members).find_map(|change| match change {
-            DeliveryChange::Progressed(id, progress) if Some(id) == subscribed.id => Some(progress),
+        let is_it = |it: &&Arc<Leaving>| Arc::ptr_eq(it.subscribed(), subscribed);
+        let change = match self.leaving.iter().find(is_it) {
+            Some(leaving) => leaving.progress(),
+            None => {
+                let pipeline = self.pipelines.get(subscribed.pipeline)?;
+                let members: Vec<_> = self.subscriptions.of(subscribed.pipeline).collect();
+                let cursor = pipeline.cursor.as_ref()?;
+                cursor.progress(&members, &pipeline.mailboxes).pop()
+            }
+        };
+        match change? {
+            DeliveryChange::Progressed(_, progress) => Some(progress),
             _ => None,
-        })
+        }
     }
 
-    /// Takes out what was known of deliveries before their transaction was cut off: they may be over by it.
+    /// Takes out what was known of deliveries before their transaction was cut off, as only a stop does:
+    /// they may be over by it.
     pub(crate) fn leave_in_doubt(&self, changes: &mut DeliveryChanges) {
-        let all = self.subscribed();
-        // Most have no transactions.
-        let mut all = all
-            .iter()
-            .filter(|it| it.subscription.connection().is_some())
-            .peekable();
-        if all.peek().is_none() {
+        if !self.is_stopping {
             return;
         }
-        let all: Vec<_> = all.collect();
+        let all = self.subscribed();
         let is_sure = |change: &DeliveryChange| {
             let of = subscription_of(change);
             !all.iter().any(|it| it.id == of && it.is_in_doubt(change))

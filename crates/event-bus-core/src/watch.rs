@@ -1,25 +1,19 @@
 //! Looking for what others have appended to the log: when told, and where the watch is on, now and
 //! then (P7).
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use domain_events::{Position, StoreError};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     after::After,
-    engine::{Engine, Stores},
+    engine::{AFTER_FAULT, Engine, Stores},
     lifecycle::Phase,
     progress,
     say::say,
     state::State,
 };
-
-/// How long after a fault of the store its next use is tried.
-const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// How many looks were asked for, and how many of them were made.
 #[derive(Default)]

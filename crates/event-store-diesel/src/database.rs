@@ -17,6 +17,14 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
+    /// The error that `what` did not happen.
+    fn that(self, what: &'static str) -> StoreError {
+        match self {
+            Self::Config(source) => StoreError::new(StoreErrorKind::Other, what).caused_by(source),
+            Self::Store(error) => error,
+        }
+    }
+
     pub(crate) fn at(self, place: &Place) -> OpenError {
         let path = place.path().to_owned();
         match self {
@@ -28,13 +36,7 @@ impl ConnectError {
 
 impl From<ConnectError> for StoreError {
     fn from(error: ConnectError) -> Self {
-        let what = "the database was not opened";
-        match error {
-            ConnectError::Config(source) => {
-                StoreError::new(StoreErrorKind::Other, what).caused_by(source)
-            }
-            ConnectError::Store(error) => error,
-        }
+        error.that("the database was not opened")
     }
 }
 
@@ -138,14 +140,8 @@ pub(crate) fn prepare(
     conn: &mut SqliteConnection,
     options: &SqliteOptions,
 ) -> Result<(), StoreError> {
-    let what = "the connection was not prepared";
     let prepared = wait_for_locks(conn, options).and_then(|()| set_up_commits(conn, options));
-    prepared.map_err(|error| match error {
-        ConnectError::Config(source) => {
-            StoreError::new(StoreErrorKind::Other, what).caused_by(source)
-        }
-        ConnectError::Store(error) => error,
-    })
+    prepared.map_err(|error| error.that("the connection was not prepared"))
 }
 
 /// A connection as SQLite makes it; it knows no settings of ours.

@@ -249,7 +249,7 @@ impl Step<'_> {
                 Some(row) => {
                     let id = row.subscription_id;
                     if row.version.is_some() {
-                        queries::update_version(conn, id, 0)?;
+                        queries::update_version(conn, id, Some(0))?;
                     }
                     queries::reset_subscription(conn, id, through)?;
                     1

@@ -45,7 +45,7 @@ impl Default for SqliteOptions {
         Self {
             durability: Durability::Full,
             busy_timeout: Duration::from_secs(5),
-            max_payload_bytes: 1024 * 1024,
+            max_payload_bytes: Self::DEFAULT_PAYLOAD_BYTES,
             readers: 2,
             checkpoint_pages: 8_000,
             cache_kib: 16 * 1024,
@@ -56,6 +56,9 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
+    /// The largest payload unless another limit is set.
+    pub(crate) const DEFAULT_PAYLOAD_BYTES: usize = 1024 * 1024;
+
     /// The largest payload that any setting allows: SQLite takes no row over 1,000,000,000 bytes.
     const MAX_PAYLOAD_BYTES: usize = 512 * 1024 * 1024;
 

@@ -22,10 +22,6 @@ use crate::{
     transaction::{Manager, Transaction},
 };
 
-/// The largest payload that [`append_in`] takes, in bytes: 1 MiB, as a store unless it is told
-/// otherwise.
-const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
-
 /// Events that were not appended in the caller's transaction, which is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -142,7 +138,7 @@ fn batch<E: Into<NewEvent>>(
             expected,
         });
     }
-    append::prepare_all(batch, MAX_PAYLOAD_BYTES).map_err(AppendInError::Append)
+    append::prepare_all(batch, SqliteOptions::DEFAULT_PAYLOAD_BYTES).map_err(AppendInError::Append)
 }
 
 fn check_transaction(conn: &mut SqliteConnection) -> Result<(), AppendInError> {

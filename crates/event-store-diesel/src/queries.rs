@@ -996,27 +996,23 @@ pub(crate) fn insert_subscription(
         .get_result(conn)
 }
 
-/// Keeps the open transaction from being committed, or does so no more.
-pub(crate) fn guard(conn: &mut Conn, is_on: bool) -> QueryResult<usize> {
-    match is_on {
-        true => diesel::insert_into(de_guard::table)
-            .values(de_guard::nobody.eq(0))
-            .execute(conn),
-        false => diesel::delete(de_guard::table).execute(conn),
-    }
-}
-
-/// Forgets that a subscription was a projection.
-pub(crate) fn clear_version(conn: &mut Conn, id: i64) -> QueryResult<usize> {
-    diesel::update(de_subscriptions::table.find(id))
-        .set(de_subscriptions::version.eq(None::<i64>))
+/// Keeps the open transaction from being committed.
+pub(crate) fn put_guard(conn: &mut Conn) -> QueryResult<usize> {
+    diesel::insert_into(de_guard::table)
+        .values(de_guard::nobody.eq(0))
         .execute(conn)
 }
 
-/// Notes the version of a projection's tables.
-pub(crate) fn update_version(conn: &mut Conn, id: i64, version: u32) -> QueryResult<usize> {
+/// Lets the open transaction be committed again. Returns whether it is still the one that was kept from it.
+pub(crate) fn take_guard(conn: &mut Conn) -> QueryResult<bool> {
+    let taken = diesel::delete(de_guard::table).execute(conn);
+    taken.map(|rows| rows == 1)
+}
+
+/// Notes the version of a projection's tables; `None` for what is no projection.
+pub(crate) fn update_version(conn: &mut Conn, id: i64, version: Option<u32>) -> QueryResult<usize> {
     diesel::update(de_subscriptions::table.find(id))
-        .set(de_subscriptions::version.eq(i64::from(version)))
+        .set(de_subscriptions::version.eq(version.map(i64::from)))
         .execute(conn)
 }
 

@@ -144,7 +144,7 @@ fn register(
         (Some(row), None) => {
             // What it is given now, its tables are not.
             if projection.is_none() && row.version.is_some() {
-                queries::clear_version(tx.conn, row.subscription_id)?;
+                queries::update_version(tx.conn, row.subscription_id, None)?;
             }
             row
         }
@@ -159,7 +159,7 @@ fn register(
         if let Err(refusal) = begin(tx, projection)? {
             return Ok(Err(refusal));
         }
-        queries::update_version(tx.conn, row.subscription_id, projection.version())?;
+        queries::update_version(tx.conn, row.subscription_id, Some(projection.version()))?;
     }
     state(tx, &row).map(Ok)
 }
@@ -211,7 +211,7 @@ fn begin(
     // It may read the log, and even append to it.
     tx.write_rows()?;
     let mut text = None;
-    queries::guard(tx.conn, true)?;
+    queries::put_guard(tx.conn)?;
     let made = handlers::call(tx.conn, |conn| match projection.begin(conn) {
         Ok(()) => Kept::All,
         Err(error) => {
@@ -219,9 +219,10 @@ fn begin(
             Kept::Failed
         }
     })?;
-    queries::guard(tx.conn, false)?;
+    let is_same = queries::take_guard(tx.conn)?;
     tx.look_again()?;
     match made {
+        _ if !is_same => Err(Error::BrokenTransactionManager),
         Savepoint::Kept(Kept::All) => Ok(Ok(())),
         Savepoint::Kept(_) => Ok(Err(not_begun(text))),
         Savepoint::Gone => Err(Error::BrokenTransactionManager),

@@ -48,8 +48,8 @@ impl Request for TransactionRequest {
             Ok(ends) => Some(Ok(ends)),
             Err(Stop::Refused(what)) => Some(Err(StoreError::new(StoreErrorKind::Other, what))),
             Err(Stop::Failed(error)) => return Err(error),
-            Err(Stop::Ended(position)) => {
-                self.enders.push(position);
+            Err(Stop::Ended(positions)) => {
+                self.enders.extend(positions);
                 self.is_to_be_made_again = true;
                 return Err(Error::BrokenTransactionManager);
             }
@@ -84,8 +84,8 @@ enum Stop {
     /// They make no sense.
     Refused(&'static str),
     Failed(Error),
-    /// The handler of the event at this position has ended the transaction.
-    Ended(Position),
+    /// The handler of the event at this position, or at one of these, has ended the transaction.
+    Ended(Vec<Position>),
 }
 
 impl From<Error> for Stop {
@@ -108,13 +108,16 @@ impl TransactionRequest {
         let open = positions::encode(unfinished).filter(|_| unfinished.last() <= Some(through));
         open.ok_or(NO_SENSE)?;
         let stored = Stored::read(tx, id)?;
-        queries::guard(tx.conn, true)?;
+        queries::put_guard(tx.conn)?;
         let mut over = Vec::new();
         let mut runs = Vec::with_capacity(self.deliveries.runs.len());
         for run in &mut self.deliveries.runs {
             runs.push(make_run(tx, &stored, run, &self.enders, &mut over)?);
         }
-        queries::guard(tx.conn, false)?;
+        if !queries::take_guard(tx.conn)? {
+            // Another transaction stands in its place. Whoever was called may have put it there.
+            return Err(Stop::Ended(called(&self.deliveries.runs, &runs)));
+        }
         over.sort_unstable();
         let is_open = |position: &&Position| over.binary_search(position).is_err();
         let open: Vec<Position> = unfinished.iter().filter(is_open).copied().collect();
@@ -123,6 +126,14 @@ impl TransactionRequest {
         let head = tx.head_now()?;
         Ok(TransactionalEnds { runs, head })
     }
+}
+
+/// The positions of the deliveries whose handlers were called.
+fn called(runs: &[Vec<TransactionalDelivery>], ends: &[Vec<TransactionalEnd>]) -> Vec<Position> {
+    let both = runs.iter().flatten().zip(ends.iter().flatten());
+    let called =
+        both.filter(|(_, end)| matches!(end, TransactionalEnd::Over | TransactionalEnd::Failed));
+    called.map(|(delivery, _)| delivery.position).collect()
 }
 
 /// Makes the deliveries of a run, none behind one that failed. Adds the positions of those that are
@@ -181,7 +192,7 @@ impl Stored {
         }
         let kept = match handlers::call(tx.conn, |conn| (delivery.work)(conn))? {
             Savepoint::Kept(kept) => kept,
-            Savepoint::Gone => return Err(Stop::Ended(delivery.position)),
+            Savepoint::Gone => return Err(Stop::Ended(vec![delivery.position])),
         };
         if kept == Kept::Failed {
             return Ok(TransactionalEnd::Failed);

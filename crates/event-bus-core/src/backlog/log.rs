@@ -1,6 +1,6 @@
 //! A backlog in the log: however many events wait, one row stands for them (durable, R1).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use domain_events::{
     DeliveryChange, DeliveryOutcome, EventEnvelope, EventId, Position, Recorded, StoreError,
@@ -13,7 +13,7 @@ use crate::{
     attempt::{Decision, Given},
     blocked::{Behind, Stand},
     dead_letters::mourn,
-    engine::{Engine, Stores, discard},
+    engine::{AFTER_FAULT, Engine, Stores, discard},
     mailboxes::BacklogStart,
     say::say,
     seat::Worker,
@@ -21,9 +21,6 @@ use crate::{
     timers::Due,
     worker::{count, dead_letter},
 };
-
-/// How long after a fault of the store its next use is tried.
-const AFTER_FAULT: Duration = Duration::from_millis(500);
 
 /// Delivers a dead letter again where one is the first delivery; else reads the aggregate's events
 /// from the first unfinished one on, and delivers them.

@@ -3,10 +3,7 @@
 
 use std::{
     error::Error,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,6 +17,7 @@ use crate::{
     dead_letters::cut,
     guarded::{self, Fault},
     inside::{self, BusId},
+    sync::{AtomicBool, Mutex, lock},
 };
 
 /// The error of a handler that ended the transaction, or that met a fault which did.
@@ -28,20 +26,17 @@ const ENDED: &str = "the transaction that it was in was ended, and all that it h
 /// The calls of a transaction's handlers, which may be made in several transactions.
 pub(super) struct Calls {
     pub(super) limit: Duration,
-    /// When the handler that runs was called, and whether it is given up.
-    clock: Clock,
+    clock: Arc<Clock>,
     runs: Vec<Vec<Call>>,
     pub(super) made: Made,
 }
 
-/// Which handler runs, and whether those that are called from now on are given up.
+/// Since when a handler runs, and whether those that are called from now on are given up.
 #[derive(Default)]
-struct Watch {
+struct Clock {
     running: Mutex<Option<(Instant, Cancellation)>>,
     is_given_up: AtomicBool,
 }
-
-type Clock = Arc<Watch>;
 
 /// Which of the deliveries are made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +51,7 @@ pub(super) enum Made {
 /// One delivery, with the last end of its handler.
 struct Call {
     envelope: Arc<EventEnvelope>,
-    work: Arc<Mutex<TransactionalWork>>,
+    work: TransactionalWork,
     end: Arc<Mutex<Option<Ended>>>,
     bus: BusId,
 }
@@ -69,7 +64,7 @@ impl Calls {
     ) -> Self {
         let call = |(envelope, work)| Call {
             envelope,
-            work: Arc::new(Mutex::new(work)),
+            work,
             end: Arc::default(),
             bus,
         };
@@ -164,7 +159,7 @@ impl Drop for Calls {
 
 impl Call {
     /// What the store is to call, each time that it makes the delivery.
-    fn work(&self, limit: Duration, clock: &Clock) -> InTransaction {
+    fn work(&self, limit: Duration, clock: &Arc<Clock>) -> InTransaction {
         let (bus, clock) = (self.bus, Arc::clone(clock));
         let (work, end) = (Arc::clone(&self.work), Arc::clone(&self.end));
         Box::new(move |conn| {
@@ -179,7 +174,7 @@ impl Call {
                 cancellation,
             };
             let ended = inside::transaction(bus, || {
-                guarded::call(bus, || Ended::from(lock(&work)(conn, again)))
+                guarded::call(bus, || Ended::from(work(conn, again)))
             });
             *lock(&clock.running) = None;
             let ended = match ended {
@@ -212,9 +207,4 @@ impl Call {
             TransactionalEnd::NotMade => None,
         }
     }
-}
-
-/// As the lock of the bus; a handler may have panicked under it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -79,9 +79,10 @@ async fn receive(mut receiver: mpsc::Receiver<Anything>, batch: usize) -> usize 
     received
 }
 
-const SCHEMA: &str = "
-    PRAGMA journal_mode = WAL;
-    PRAGMA synchronous = FULL;
+const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL";
+
+/// A log as one would write it by hand.
+pub(crate) const TABLE: &str = "
     CREATE TABLE events (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
         event_id BLOB NOT NULL UNIQUE,
@@ -103,7 +104,8 @@ const INSERT: &str = "
 
 fn open(path: &Path) -> Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.execute_batch(SCHEMA)?;
+    connection.execute_batch(SETTINGS)?;
+    connection.execute_batch(TABLE)?;
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
     let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     ensure!(

@@ -19,6 +19,7 @@ use crate::{
     events::{Ledger, Measured, events},
     measure::{Figure, Scale, compare, rate},
     memory::on_runtime,
+    reference,
 };
 
 /// Rows of the application's, each an aggregate.
@@ -33,7 +34,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    plain_events (position) {
+    events (position) {
         position -> BigInt,
         event_id -> Binary,
         event_type -> Text,
@@ -47,21 +48,7 @@ diesel::table! {
     }
 }
 
-const SCHEMA: &str = "
-    CREATE TABLE meters (slot INTEGER PRIMARY KEY, readings INTEGER NOT NULL);
-    CREATE TABLE plain_events (
-        position INTEGER PRIMARY KEY AUTOINCREMENT,
-        event_id BLOB NOT NULL UNIQUE,
-        event_type TEXT NOT NULL,
-        aggregate_type TEXT NOT NULL,
-        aggregate_id TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        payload BLOB NOT NULL,
-        correlation_id BLOB NOT NULL,
-        occurred_at INTEGER NOT NULL,
-        recorded_at INTEGER NOT NULL,
-        UNIQUE (aggregate_id, version)
-    );";
+const METERS: &str = "CREATE TABLE meters (slot INTEGER PRIMARY KEY, readings INTEGER NOT NULL)";
 
 /// One event and one row a transaction, alone and beside 64 tasks that publish, against the same two
 /// statements by hand.
@@ -154,7 +141,8 @@ fn transactions(path: &str, bus: &dyn EventBus, count: usize, way: Way) -> Resul
         ..SqliteOptions::default()
     };
     prepare_connection(&mut conn, &options)?;
-    conn.batch_execute(SCHEMA)?;
+    conn.batch_execute(METERS)?;
+    conn.batch_execute(reference::TABLE)?;
     for slot in 0..ROWS {
         let row = (meters::slot.eq(slot as i64), meters::readings.eq(0));
         diesel::insert_into(meters::table)
@@ -183,7 +171,7 @@ fn transactions(path: &str, bus: &dyn EventBus, count: usize, way: Way) -> Resul
         }
     }
     let rate = rate(count, start);
-    let plain = plain_events::table.count().get_result::<i64>(&mut conn)?;
+    let plain = events::table.count().get_result::<i64>(&mut conn)?;
     let updated = diesel::dsl::sql::<diesel::sql_types::BigInt>("SELECT sum(readings) FROM meters");
     let updated = updated.get_result::<i64>(&mut conn)?;
     ensure!(
@@ -202,17 +190,17 @@ fn transactions(path: &str, bus: &dyn EventBus, count: usize, way: Way) -> Resul
 
 fn insert(conn: &mut SqliteConnection, event: &Measured) -> Result<()> {
     let (id, at) = (EventId::new(), Timestamp::now().as_micros());
-    diesel::insert_into(plain_events::table)
+    diesel::insert_into(events::table)
         .values((
-            plain_events::event_id.eq(&id.as_bytes()[..]),
-            plain_events::event_type.eq("goals.measured"),
-            plain_events::aggregate_type.eq("meter"),
-            plain_events::aggregate_id.eq(&*event.meter),
-            plain_events::version.eq(i64::try_from(event.number)?),
-            plain_events::payload.eq(serde_json::to_vec(event)?),
-            plain_events::correlation_id.eq(&id.as_bytes()[..]),
-            plain_events::occurred_at.eq(at),
-            plain_events::recorded_at.eq(at),
+            events::event_id.eq(&id.as_bytes()[..]),
+            events::event_type.eq("goals.measured"),
+            events::aggregate_type.eq("meter"),
+            events::aggregate_id.eq(&*event.meter),
+            events::version.eq(i64::try_from(event.number)?),
+            events::payload.eq(serde_json::to_vec(event)?),
+            events::correlation_id.eq(&id.as_bytes()[..]),
+            events::occurred_at.eq(at),
+            events::recorded_at.eq(at),
         ))
         .execute(conn)?;
     Ok(())

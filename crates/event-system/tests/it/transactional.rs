@@ -569,6 +569,13 @@ impl Doubtful {
         })
     }
 
+    /// Publishes an event whose delivery is committed, and of which the bus is not told.
+    async fn commit_and_hold(&self, bus: &InMemoryEventBus, event: domain_events::NewEvent) {
+        self.hold.store(true, SeqCst);
+        bus.publish(event).await.unwrap();
+        soon(self.was_held.notified()).await;
+    }
+
     async fn bus(self: &Arc<Self>, subscription: Subscription) -> InMemoryEventBus {
         let store = Arc::new(Intercepted(Arc::clone(self)));
         let config = BusConfig {
@@ -642,6 +649,85 @@ async fn r7_a_transaction_whose_outcome_is_unknown_is_not_made_twice() {
     store.inner.close().await;
 }
 
+/// What an earlier try may have made is known before anything is made alone.
+#[tokio::test]
+async fn r7_what_an_unknown_try_has_made_is_not_made_again_where_the_next_one_is_refused() {
+    let place = Place::new();
+    let tables = "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE children \
+                  (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)";
+    place.connect().batch_execute(tables).unwrap();
+    let run = place.run([]).await;
+    for counter in ["a", "b", "c"] {
+        publish(&run, counter, 0..1).await;
+    }
+    run.stop().await;
+    let calls = Arc::new(AtomicU32::new(0));
+    // Fails in the try that is committed, breaks the next one, and has its orphan's parent at last.
+    let answer = move |event: &Counted, conn: &mut SqliteConnection, _: &HandlerContext| {
+        if event.counter != "b" {
+            return Ok(());
+        }
+        match calls.fetch_add(1, SeqCst) {
+            0 => Err(HandlerError::transient("not yet")),
+            1 => Ok(conn.batch_execute("INSERT INTO children VALUES (9)")?),
+            _ => Ok(()),
+        }
+    };
+    let store = Doubtful::new(&place.file);
+    store.unknown.store(1, SeqCst);
+    let bus = store.bus(writes("sells", answer)).await;
+    soon(bus.wait_idle()).await.unwrap();
+    let mut rows = place.rows();
+    rows.sort_unstable();
+    let once = ["a", "b", "c"].map(|counter| (counter.to_owned(), 0));
+    assert_eq!(rows, once);
+    assert!(store.inner.verify().await.unwrap().is_sound());
+    soon(bus.stop(Duration::from_secs(20))).await.unwrap();
+    store.inner.close().await;
+}
+
+/// A transaction that a handler has put in the place of the one that it was in is found out: what others
+/// had written there is gone, and is written again.
+#[tokio::test]
+async fn p1_r7_a_transaction_in_the_place_of_another_is_found_out() {
+    for in_memory in [false, true] {
+        let (place, journal) = (Place::new(), Journal::default());
+        let answer = |event: &Counted, conn: &mut SqliteConnection, cx: &HandlerContext| {
+            if event.number % 10 == 3 && cx.attempt() == 1 {
+                conn.batch_execute("ROLLBACK; BEGIN; SAVEPOINT de_handler")?;
+            }
+            Ok(())
+        };
+        let store = match in_memory {
+            true => SqliteEventStore::in_memory(options()),
+            false => SqliteEventStore::open(&place.file, options()),
+        };
+        let store = Arc::new(store.unwrap());
+        let bus = InMemoryEventBus::with_store(BusConfig::default(), Arc::clone(&store)).unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        bus.subscribe(writes_to(answer, Arc::clone(&written)))
+            .await
+            .unwrap();
+        bus.subscribe(handles("s", &journal)).await.unwrap();
+        bus.start().await.unwrap();
+        let publishing: Vec<_> = (0..60)
+            .map(|number| bus.publish(counted(&format!("c{}", number % 4), number)))
+            .collect();
+        for published in futures(publishing).await {
+            published.unwrap();
+        }
+        soon(bus.wait_idle()).await.unwrap();
+        let mut all = written.lock().unwrap().clone();
+        all.sort_unstable();
+        assert_eq!(all, (0..60).collect::<Vec<_>>());
+        assert_eq!(journal.take().len(), 60);
+        assert_eq!(store.head().await.unwrap(), Position::new(60));
+        assert!(store.verify().await.unwrap().is_sound());
+        soon(bus.stop(Duration::from_secs(20))).await.unwrap();
+        store.close().await;
+    }
+}
+
 /// A stop cuts off who waits for a transaction, which is committed all the same: what the stop saves must
 /// not say that it was not.
 #[tokio::test]
@@ -654,9 +740,7 @@ async fn r7_a_stop_that_cuts_a_transaction_off_does_not_undo_its_progress() {
     let journal = Journal::default();
     bus.subscribe(handles("s", &journal)).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
-    store.hold.store(true, SeqCst);
-    bus.publish(counted("a", 1)).await.unwrap();
-    soon(store.was_held.notified()).await;
+    store.commit_and_hold(&bus, counted("a", 1)).await;
     // What others have finished waits for its turn to be saved.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let report = soon(bus.stop(Duration::ZERO)).await.unwrap();
@@ -680,9 +764,7 @@ async fn r7_no_save_of_others_undoes_the_progress_of_a_transaction() {
     bus.subscribe(handles("s", &journal)).await.unwrap();
     bus.publish(counted("a", 0)).await.unwrap();
     soon(bus.wait_idle()).await.unwrap();
-    store.hold.store(true, SeqCst);
-    bus.publish(counted("a", 1)).await.unwrap();
-    soon(store.was_held.notified()).await;
+    store.commit_and_hold(&bus, counted("a", 1)).await;
     // The transaction is committed, and nobody knows; whoever is to save has the time for it.
     tokio::time::sleep(Duration::from_millis(40)).await;
     assert_eq!(journal.numbers("a"), [0, 1]);
@@ -702,9 +784,7 @@ async fn r1_a_pause_is_kept_by_a_stop_that_cuts_a_transaction_off() {
     let place = Place::new();
     let store = Doubtful::new(&place.file);
     let bus = Arc::new(store.bus(writes("sells", |_, _, _| Ok(()))).await);
-    store.hold.store(true, SeqCst);
-    bus.publish(counted("a", 0)).await.unwrap();
-    soon(store.was_held.notified()).await;
+    store.commit_and_hold(&bus, counted("a", 0)).await;
     let pausing = Arc::clone(&bus);
     let pausing = tokio::spawn(async move { pausing.pause("sells").await });
     while bus.statistics().of("sells").unwrap().paused.is_none() {
@@ -825,9 +905,7 @@ async fn r1_r7_what_has_failed_is_not_lost_between_two_transactions() {
             false => Ok(()),
         };
     let bus = store.bus(writes("sells", fails_first)).await;
-    store.hold.store(true, SeqCst);
-    bus.publish(counted("a", 0)).await.unwrap();
-    soon(store.was_held.notified()).await;
+    store.commit_and_hold(&bus, counted("a", 0)).await;
     bus.publish(counted("b", 1)).await.unwrap();
     let failed = store.held.lock().unwrap().remove(0);
     failed();
